@@ -1,0 +1,183 @@
+"""One tick: sample -> mask -> normalise -> infer -> act -> limits -> command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from runtime.bundle import Bundle
+from runtime.errors import ContractError
+from runtime.inference import Inference
+from runtime.limits import Limits
+from runtime.sample import Sample
+from runtime.sensing import Reason, lacking, mask_reasons, normalise
+
+
+class Status(IntEnum):
+    """What the command of a tick is."""
+
+    WAITING = 0
+    """The robot's pose has not been seen; there is nothing safe to command and `values` must not be sent."""
+    ACTIVE = 1
+    """The agent acts."""
+    HOLDING = 2
+    """The contract's safe action."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """The result of one tick."""
+
+    status: Status
+    values: np.ndarray
+    """(A,) SI command in the order of the contract's joints; finite and within the limits unless WAITING."""
+    reasons: np.ndarray
+    """(D,) uint8, `Reason` per channel; zero is believed."""
+    free_energy: float
+    """F after refinement, nats; zero while WAITING."""
+    innovation: np.ndarray
+    """(D,) float32, in predicted standard deviations; zero where masked or WAITING."""
+    refine: int
+    """Refinement steps used."""
+    cause: str
+    """Why the agent does not act; empty when ACTIVE."""
+
+
+class Controller:
+    """The same object in the ROS node, the simulator and the replay.
+
+    `tick` is a pure function of its arguments and of the carried state: no clock, no I/O, no exception on bad data.
+    """
+
+    def __init__(self, bundle: Bundle, refine: int | None = None) -> None:
+        """`refine` is the number of refinement steps K, the contract's default if None.
+
+        Raises BundleError or ContractError if the bundle does not fit or `refine` is out of range.
+        """
+        self.bundle = bundle
+        self.contract = bundle.contract
+        self.layout = self.contract.layout
+        self.inference = Inference(bundle)
+        self.limits = Limits(self.contract.action, self.contract.rate_hz)
+        self.refine = self.contract.refinement.default_steps if refine is None else refine
+        self._pose = self._pose_channels()
+        self._previous = np.zeros(self.layout.joints)
+        self._started = False
+        self._no_innovation = np.zeros(self.layout.size, np.float32)
+
+    @property
+    def refine(self) -> int:
+        """Number of refinement steps K of the next tick."""
+        return self._refine
+
+    @refine.setter
+    def refine(self, steps: int) -> None:
+        largest = self.contract.refinement.max_steps
+        if not 0 <= steps <= largest:
+            raise ContractError(f"refine is {steps}, expected 0 to {largest}, the bundle's largest")
+        self._refine = steps
+
+    def _pose_channels(self) -> np.ndarray | None:
+        """Channels that hold the measured position of every commanded joint; None if the command is no position."""
+        action = self.contract.action
+        if action.kind != "position":
+            return None
+        measured = {
+            c: self.layout.slices[o.name].start + i
+            for o in self.contract.observations
+            if o.kind == "joint_position"
+            for i, c in enumerate(o.channels)
+        }
+        missing = [j for j in action.joints if j not in measured]
+        if missing:
+            raise ContractError(f"position commands need the measured position of {missing}; add it to the observations")
+        return np.array([measured[j] for j in action.joints], dtype=np.int64)
+
+    def reset(self) -> None:
+        """Forget the carried state: the next tick starts as the first one does."""
+        self.inference.reset()
+        self.inference.previous_action[...] = 0.0
+        self._previous[:] = 0.0
+        self._started = False
+
+    def warm_up(self, ticks: int = 50) -> None:
+        """Run the graph at the largest K so that the first real tick is not slow, then reset."""
+        self.inference.refine[0] = self.contract.refinement.max_steps
+        for _ in range(ticks):
+            self.inference.run()
+        self.reset()
+
+    def tick(self, sample: Sample, now_ns: int) -> Command:
+        """Infer from `sample` and act. `now_ns` is on the clock of the sample's stamps."""
+        layout = self.layout
+        reasons = mask_reasons(sample.values, sample.stamp_ns, now_ns, layout)
+        believed = reasons == 0
+        if not self._started:
+            if self._pose is not None:
+                if not believed[self._pose].all():
+                    return self._waiting(reasons)
+                self._previous[:] = sample.values[self._pose]
+            self._started = True
+        action, free_energy, innovation = self._infer(sample.values, believed)
+        finite = np.isfinite(action).all() and np.isfinite(free_energy)
+        short = lacking(believed, layout)
+        if not finite:
+            self.inference.reset()
+            return self._hold(reasons, 0.0, self._no_innovation, "the agent's output was not finite; its belief was reset")
+        if short.size:
+            return self._hold(reasons, free_energy, innovation, self._describe(short, reasons))
+        command = self.limits.limit(self.limits.command(action, self._previous), self._previous)
+        self._commit(command)
+        return Command(Status.ACTIVE, command, reasons, free_energy, innovation, self._refine, "")
+
+    def _infer(self, values: np.ndarray, believed: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
+        """Normalised action (A,) float64, free energy, innovation (D,); the belief advances by one tick."""
+        inference = self.inference
+        inference.observation[0] = normalise(values, believed, self.layout)
+        inference.mask[0] = believed
+        inference.refine[0] = self._refine
+        inference.run()
+        return inference.action[0].astype(np.float64), float(inference.free_energy[0]), inference.innovation[0].copy()
+
+    def _commit(self, command: np.ndarray) -> None:
+        self.inference.previous_action[0] = self.limits.normalised(command, self._previous)
+        self._previous[:] = command
+
+    def _hold(self, reasons: np.ndarray, free_energy: float, innovation: np.ndarray, cause: str) -> Command:
+        target = self._previous if self.contract.action.safe == "hold" else np.zeros_like(self._previous)
+        command = self.limits.limit(target, self._previous)
+        self._commit(command)
+        return Command(Status.HOLDING, command, reasons, free_energy, innovation, self._refine, cause)
+
+    def _waiting(self, reasons: np.ndarray) -> Command:
+        unseen = [self.layout.channels[i] for i in self._pose if reasons[i]] if self._pose is not None else []
+        cause = f"waiting for {', '.join(unseen)}"
+        return Command(Status.WAITING, self._previous.copy(), reasons, 0.0, self._no_innovation, 0, cause)
+
+    def _describe(self, short: np.ndarray, reasons: np.ndarray) -> str:
+        parts = []
+        for index in short:
+            o = self.contract.observations[index]
+            where = self.layout.slices[o.name]
+            lost = [f"{c} {Reason(int(r)).text}" for c, r in zip(o.channels, reasons[where]) if r]
+            parts.append(f"{o.name} ({'; '.join(lost)}; needs {o.min_valid} of {len(o.channels)})")
+        return "lost " + ", ".join(parts)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Copies of everything carried from tick to tick, float64, by name."""
+        own = {
+            "controller.command": self._previous.copy(),
+            "controller.previous_action": self.inference.previous_action.astype(np.float64),
+            "controller.started": np.array([float(self._started)]),
+        }
+        return own | {name: value.astype(np.float64) for name, value in self.inference.state.items()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from what `state` returned. Raises KeyError if a name is missing."""
+        self._previous[:] = state["controller.command"]
+        self.inference.previous_action[...] = state["controller.previous_action"]
+        self._started = bool(state["controller.started"][0])
+        for name, value in self.inference.state.items():
+            value[...] = state[name]

@@ -1,0 +1,46 @@
+"""Which channels to believe, and their normalised values. Small pure functions on (D,) arrays."""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+import numpy as np
+
+from runtime.contract import Layout
+from runtime.sample import NEVER
+
+
+class Reason(IntFlag):
+    """Why a channel is masked; zero means that it is believed."""
+
+    MISSING = 1
+    STALE = 2
+    NON_FINITE = 4
+    OUT_OF_RANGE = 8
+
+    @property
+    def text(self) -> str:
+        """Lower-case words, e.g. `stale, non-finite`."""
+        return ", ".join(str(r.name).lower().replace("_", "-") for r in Reason if r in self)
+
+
+def mask_reasons(values: np.ndarray, stamp_ns: np.ndarray, now_ns: int, layout: Layout) -> np.ndarray:
+    """Reasons (D,) uint8 not to believe each channel. A stamp from the future is as stale as one from the past."""
+    missing = stamp_ns == NEVER
+    stale = np.abs(now_ns - stamp_ns) > layout.max_age_ns
+    finite = np.isfinite(values)
+    outside = finite & ((values < layout.low) | (values > layout.high))
+    reasons = missing * Reason.MISSING + (stale & ~missing) * Reason.STALE
+    reasons += (~finite & ~missing) * Reason.NON_FINITE + (outside & ~missing) * Reason.OUT_OF_RANGE
+    return reasons.astype(np.uint8)
+
+
+def normalise(values: np.ndarray, believed: np.ndarray, layout: Layout) -> np.ndarray:
+    """(values - mean) / scale (D,); zero where not believed, so that no NaN enters the graph."""
+    return np.where(believed, (values - layout.mean) / layout.scale, 0.0)
+
+
+def lacking(believed: np.ndarray, layout: Layout) -> np.ndarray:
+    """Indices of the observations with fewer believed channels than the contract's `min_valid`."""
+    counts = np.add.reduceat(believed.astype(np.int64), layout.starts)
+    return np.flatnonzero(counts < layout.min_valid)

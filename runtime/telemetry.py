@@ -1,0 +1,124 @@
+"""The record of one tick as one flat float64 vector: what was seen, decided and how long it took.
+
+Every field is exact in float64 (times are split or relative), so a bag that holds these vectors replays bit for bit,
+and any plotting tool can show them. `FIELDS` and the contract give the order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.contract import Contract
+from runtime.controller import Command
+from runtime.errors import BagError
+from runtime.sample import NEVER, Sample
+
+_SCALARS = (
+    "activation", "tick", "now_s", "now_ns", "late", "status", "refine", "free_energy", "tick_us", "latency_us",
+)  # fmt: skip
+_PER_CHANNEL = ("value", "age_ns", "reason", "innovation")
+_NEVER_AGE = -1e18  # stands for a channel that was never received
+
+
+def labels(contract: Contract) -> list[str]:
+    """Name of every element of the vector."""
+    channels = contract.layout.channels
+    return [
+        *_SCALARS,
+        *(f"{field}.{c}" for field in _PER_CHANNEL for c in channels),
+        *(f"command.{j}" for j in contract.action.joints),
+    ]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One tick, unpacked."""
+
+    activation: int
+    """Counts the activations of the node; the carried state starts anew with each."""
+    tick: int
+    """Counts the ticks since activation, from 0."""
+    now_ns: int
+    """Monotonic time of the tick."""
+    late: bool
+    """Started more than 2 ms after its schedule, or ended after the next tick's."""
+    status: int
+    refine: int
+    free_energy: float
+    tick_us: float
+    """Duration of Controller.tick."""
+    latency_us: float
+    """From the header stamp of the newest sensor message to the publication of the command; NaN if unknown."""
+    values: np.ndarray
+    """(D,) SI values as the tick saw them."""
+    stamp_ns: np.ndarray
+    """(D,) receive times."""
+    reasons: np.ndarray
+    innovation: np.ndarray
+    command: np.ndarray
+    """(A,) SI."""
+
+
+def pack(
+    contract: Contract,
+    sample: Sample,
+    now_ns: int,
+    command: Command,
+    *,
+    activation: int,
+    tick: int,
+    late: bool,
+    tick_us: float,
+    latency_us: float,
+) -> np.ndarray:
+    """The vector of one tick, (len(labels(contract)),) float64."""
+    seconds, nanoseconds = divmod(now_ns, 1_000_000_000)
+    scalars = (
+        activation, tick, seconds, nanoseconds, late, command.status, command.refine, command.free_energy, tick_us,
+        latency_us,
+    )  # fmt: skip
+    age = np.where(sample.stamp_ns == NEVER, _NEVER_AGE, now_ns - sample.stamp_ns)
+    return np.concatenate((scalars, sample.values, age, command.reasons, command.innovation, command.values))
+
+
+def unpack(contract: Contract, vector: np.ndarray) -> Tick:
+    """Inverse of `pack`. Raises BagError if the length does not fit the contract."""
+    size, joints, start = contract.layout.size, contract.layout.joints, len(_SCALARS)
+    expected = start + len(_PER_CHANNEL) * size + joints
+    if len(vector) != expected:
+        raise BagError(
+            f"a telemetry record has {len(vector)} numbers, the bundle's contract makes {expected}; "
+            "replay the bag with the bundle that was running"
+        )
+    vector = np.asarray(vector, dtype=np.float64)
+    activation, tick, seconds, nanoseconds, late, status, refine, free_energy, tick_us, latency_us = vector[:start]
+    values, age, reasons, innovation = vector[start : start + 4 * size].reshape(4, size)
+    now_ns = int(seconds) * 1_000_000_000 + int(nanoseconds)
+    never = age == _NEVER_AGE
+    stamp_ns = np.where(never, NEVER, now_ns - np.where(never, 0, age).astype(np.int64))
+    return Tick(
+        activation=int(activation), tick=int(tick), now_ns=now_ns, late=bool(late), status=int(status),
+        refine=int(refine), free_energy=float(free_energy), tick_us=float(tick_us), latency_us=float(latency_us),
+        values=values, stamp_ns=stamp_ns, reasons=reasons.astype(np.uint8), innovation=innovation,
+        command=vector[start + 4 * size :],
+    )  # fmt: skip
+
+
+def pack_state(state: dict[str, np.ndarray], activation: int, tick: int) -> np.ndarray:
+    """What `Controller.state` returned before tick `tick`, as one vector."""
+    return np.concatenate(([activation, tick], *(np.ravel(v) for v in state.values())))
+
+
+def unpack_state(like: dict[str, np.ndarray], vector: np.ndarray) -> tuple[int, int, dict[str, np.ndarray]]:
+    """Activation, tick and state; `like` is any state of the same controller. Raises BagError on another length."""
+    sizes = [v.size for v in like.values()]
+    if len(vector) != 2 + sum(sizes):
+        raise BagError(
+            f"a state record has {len(vector)} numbers, the bundle's controller makes {2 + sum(sizes)}; "
+            "replay the bag with the bundle that was running"
+        )
+    parts = np.split(np.asarray(vector[2:], dtype=np.float64), np.cumsum(sizes)[:-1])
+    state = {name: part.reshape(like[name].shape) for name, part in zip(like, parts)}
+    return int(vector[0]), int(vector[1]), state

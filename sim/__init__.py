@@ -1,0 +1,1 @@
+"""PyBullet robots and tasks with the gymnasium API, seeded and deterministic."""

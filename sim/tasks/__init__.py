@@ -1,0 +1,20 @@
+"""Tasks, one file each, by name."""
+
+from __future__ import annotations
+
+from runtime.errors import GanglionError
+from sim.tasks.base import Outcome, Task
+from sim.tasks.cartpole import CartPole
+from sim.tasks.kuka_reach import KukaReach
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (CartPole, KukaReach)}
+"""Every task by its name."""
+
+__all__ = ["TASKS", "Outcome", "Task", "task_class"]
+
+
+def task_class(name: str) -> type[Task]:
+    """The task called `name`. Raises GanglionError that lists the known ones."""
+    if name not in TASKS:
+        raise GanglionError(f"there is no task '{name}'; expected one of {', '.join(sorted(TASKS))}")
+    return TASKS[name]

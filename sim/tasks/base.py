@@ -1,0 +1,55 @@
+"""What a task is: a robot, its observations and action as in the contract, a reset, and an outcome per tick."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from runtime.contract import Action, Observation
+from sim.robots.base import Robot
+from sim.simulation import Simulation
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one tick led to."""
+
+    reward: float
+    terminated: bool
+    success: bool
+    """Whether the episode counts as solved if it ends here."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """One task; holds what lasts for an episode (targets), while the physics is in the Simulation."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    robot: ClassVar[Robot]
+    rate_hz: ClassVar[float] = 100.0
+    substeps: ClassVar[int]
+    episode_steps: ClassVar[int]
+    observations: ClassVar[tuple[Observation, ...]]
+    action: ClassVar[Action]
+    noise: ClassVar[tuple[tuple[float, ...], ...]]
+    """Standard deviation of each channel in SI units, per observation."""
+
+    @abstractmethod
+    def reset(self, sim: Simulation, rng: np.random.Generator) -> None:
+        """Place the robot and draw the episode's targets."""
+
+    @abstractmethod
+    def advance(self, sim: Simulation, rng: np.random.Generator) -> None:
+        """Move the targets by one control period, after the physics."""
+
+    @abstractmethod
+    def observe(self, sim: Simulation) -> np.ndarray:
+        """Noise-free SI values (D,) of every channel, in the order of `observations`."""
+
+    @abstractmethod
+    def outcome(self, sim: Simulation, action: np.ndarray) -> Outcome:
+        """Reward and end of this tick; `action` (A,) is normalised."""

@@ -250,7 +250,7 @@ class Contract:
     @cached_property
     def layout(self) -> Layout:
         """Where each observation lies in the flat vectors of one tick."""
-        return Layout(self)
+        return Layout(self.observations, self.action)
 
     def to_json(self) -> str:
         """Compact JSON text."""
@@ -272,10 +272,13 @@ class Contract:
 
 
 class Layout:
-    """Flat arrays of length D (all observation channels in order) and A (joints), made once from the contract."""
+    """Flat arrays of length D (all observation channels in order) and A (joints), made once.
 
-    def __init__(self, contract: Contract) -> None:
-        observations, action = contract.observations, contract.action
+    From a contract's observations and action, or from those of a simulated task.
+    """
+
+    def __init__(self, observations: tuple[Observation, ...], action: Action) -> None:
+        self.observations = observations
         self.slices: dict[str, slice] = {}
         start = 0
         for o in observations:

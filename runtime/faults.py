@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.contract import Contract
+from runtime.contract import Layout
 from runtime.errors import ContractError
 
 _FORMS = "'lost:TARGET' or 'dropout:TARGET=P'"
@@ -21,7 +21,7 @@ _FORMS = "'lost:TARGET' or 'dropout:TARGET=P'"
 
 @dataclass(frozen=True)
 class Fault:
-    """One sensor fault, resolved against a contract."""
+    """One sensor fault, resolved against a layout."""
 
     name: str
     channels: np.ndarray
@@ -35,8 +35,8 @@ class Fault:
         values[self.channels[hit]] = np.nan
 
 
-def parse_fault(text: str, contract: Contract) -> Fault:
-    """Fault from its name.
+def parse_fault(text: str, layout: Layout) -> Fault:
+    """Fault from its name, for the channels of `layout` (a contract's `layout`, or a task's).
 
     Required observations are spared by `all`. Raises ContractError that states the accepted forms.
     """
@@ -52,11 +52,10 @@ def parse_fault(text: str, contract: Contract) -> Fault:
             probability = -1.0
         if not 0.0 <= probability <= 1.0:
             raise ContractError(f"fault '{text}': got probability '{number}', expected a number from 0 to 1")
-    layout = contract.layout
     found: list[np.ndarray] = []
     for target in targets.split("+"):
         if target == "all":
-            found += [layout.channel_indices(o.name) for o in contract.observations if not o.required]
+            found += [layout.channel_indices(o.name) for o in layout.observations if not o.required]
         else:
             found.append(layout.channel_indices(target))
     return Fault(text, np.unique(np.concatenate(found)), probability)

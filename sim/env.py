@@ -30,6 +30,8 @@ class RobotEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._noise = np.array([s for group in self.task.noise for s in group])
         self._previous = np.zeros(len(self.task.action.joints))
         self._joint_order = [self.task.robot.joint_names.index(j) for j in self.task.action.joints]
+        self.executed = np.zeros_like(self._previous)
+        """Normalised action (A,) of the last tick, after limits."""
         self._steps = 0
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, self._noise.shape, np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, self._previous.shape, np.float32)
@@ -60,6 +62,7 @@ class RobotEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """One tick with an SI command (A,), limited as on the robot; returns the observation (D,) and the outcome."""
         limited = self.limits.limit(command, self._previous)
         action = self.limits.normalised(limited, self._previous)
+        self.executed = action
         self._previous = limited
         self.sim.step(self.task.action.kind, self.task.action.joints, limited)
         self.task.advance(self.sim, self.np_random)

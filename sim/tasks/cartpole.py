@@ -25,7 +25,7 @@ class CartPole(Task):
     observations = (
         Observation(
             name="joint_position", kind="joint_position", topic="joint_states", channels=_CHANNELS, unit="m, rad",
-            mean=(0.0, 0.0), scale=(1.0, 0.2), low=(-15.0, -3.2), high=(15.0, 3.2), max_age_s=0.05, min_valid=0,
+            mean=(0.0, 0.0), scale=(1.0, 0.2), low=(-15.0, -3.2), high=(15.0, 3.2), max_age_s=0.05, min_valid=1,
         ),
         Observation(
             name="joint_velocity", kind="joint_velocity", topic="joint_states", channels=_CHANNELS, unit="m/s, rad/s",

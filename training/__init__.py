@@ -1,0 +1,1 @@
+"""Training in torch: the agent, the algorithms, rollouts and the trainer."""

@@ -1,0 +1,147 @@
+"""The generative model on a latent graph, its free energy and the local gradient of it.
+
+    F(z) = 1/2 sum_n eps_n' Lambda_n eps_n - 1/2 sum_n log|Lambda_n| + constant,   eps_n = z_n - mu_n(parents, past)
+    observation term: 1/2 sum_i m_i (lambda_i eps_i^2 - log lambda_i)
+    dF/dz_n = Lambda_n eps_n - sum over children m of (d mu_m / d z_n)' Lambda_m eps_m
+
+The latents of all nodes lie side by side in one tensor z (B, Z), in the order of the graph.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from runtime.contract import Node
+from training.agent.networks import Conditional, mlp
+
+_LOG_2PI = math.log(2 * math.pi)
+_LARGEST_LOG_PRECISION = 2 * math.log(100.0)  # no channel is believed to better than 1 % of its scale
+
+
+def gaussian_energy(error: Tensor, log_precision: Tensor, mask: Tensor | None = None) -> Tensor:
+    """-log N(error; 0, exp(-log_precision)) summed over the last axis; `mask` (0 or 1) leaves out channels."""
+    terms = log_precision.exp() * error * error - log_precision + _LOG_2PI
+    return 0.5 * (terms if mask is None else mask * terms).sum(-1)
+
+
+class LogPrecision(nn.Module):
+    """Learned diagonal log-precisions (size,), bounded above so that no channel is believed without limit."""
+
+    def __init__(self, size: int, initial: float) -> None:
+        super().__init__()
+        start = math.log(math.expm1(_LARGEST_LOG_PRECISION - initial))
+        self.raw = nn.Parameter(torch.full((size,), start))
+
+    def forward(self) -> Tensor:
+        """Log-precisions (size,)."""
+        return _LARGEST_LOG_PRECISION - nn.functional.softplus(self.raw)
+
+
+class GenerativeModel(nn.Module):
+    """p(z_t | z_{t-1}, a_{t-1}) on the graph and p(x_t | z_t)."""
+
+    def __init__(self, nodes: tuple[Node, ...], observation_size: int, action_size: int, hidden: int) -> None:
+        super().__init__()
+        self.nodes = nodes
+        self.slices: dict[str, slice] = {}
+        start = 0
+        for node in nodes:
+            self.slices[node.name] = slice(start, start + node.size)
+            start += node.size
+        self.size = start
+        sizes = {n.name: n.size for n in nodes}
+        with_children = {p for n in nodes for p in n.parents}
+        self.observed = tuple(n.name for n in nodes if n.name not in with_children)
+        """Nodes that predict the observation."""
+        self.dynamics = nn.ModuleDict(
+            {n.name: mlp(n.size + action_size, hidden, n.size, last_gain=0.1) for n in nodes}
+        )
+        self.conditionals = nn.ModuleDict(
+            {n.name: Conditional(sum(sizes[p] for p in n.parents), hidden, n.size) for n in nodes if n.parents}
+        )
+        self.observation = Conditional(sum(sizes[n] for n in self.observed), hidden, observation_size)
+        self.latent_log_precision = LogPrecision(self.size, 2.0)
+        self.observation_log_precision = LogPrecision(observation_size, 2.0)
+        self.predictive_log_precision = LogPrecision(observation_size, 1.0)
+        """Precision of the one-step prediction of x; scales the innovation."""
+
+    def _gather(self, z: Tensor, names: tuple[str, ...]) -> Tensor:
+        parts = [z[..., self.slices[n]] for n in names]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def drive(self, z_previous: Tensor, action: Tensor) -> Tensor:
+        """Temporal part of every node's mean (B, Z), from z_{t-1} (B, Z) and a_{t-1} (B, A)."""
+        parts = []
+        for node in self.nodes:
+            own = z_previous[..., self.slices[node.name]]
+            parts.append(own + self.dynamics[node.name](torch.cat((own, action), -1)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def prior_mean(self, drive: Tensor) -> Tensor:
+        """Prior mean of every node (B, Z) by ancestral pass: each node at the mean given its parents' means."""
+        if not self.conditionals:
+            return drive
+        means: dict[str, Tensor] = {}
+        for node in self.nodes:
+            mean = drive[..., self.slices[node.name]]
+            if node.parents:
+                mean = mean + self.conditionals[node.name](torch.cat([means[p] for p in node.parents], -1))[0]
+            means[node.name] = mean
+        return torch.cat([means[n.name] for n in self.nodes], -1)
+
+    def predict(self, z: Tensor) -> Tensor:
+        """Mean of the normalised observation (B, D) for z (B, Z)."""
+        mean: Tensor = self.observation(self._gather(z, self.observed))[0]
+        return mean
+
+    def latent_error(self, z: Tensor, drive: Tensor) -> Tensor:
+        """eps_n = z_n - mu_n for every node, (B, Z)."""
+        if not self.conditionals:
+            return z - drive
+        parts = []
+        for node in self.nodes:
+            error = z[..., self.slices[node.name]] - drive[..., self.slices[node.name]]
+            if node.parents:
+                error = error - self.conditionals[node.name](self._gather(z, node.parents))[0]
+            parts.append(error)
+        return torch.cat(parts, -1)
+
+    def free_energy(self, z: Tensor, x: Tensor, mask: Tensor, drive: Tensor) -> Tensor:
+        """F (B,) in nats at z (B, Z) for the normalised observation x (B, D), finite also where masked."""
+        latent = gaussian_energy(self.latent_error(z, drive), self.latent_log_precision())
+        return latent + gaussian_energy(x - self.predict(z), self.observation_log_precision(), mask)
+
+    def free_energy_gradient(self, z: Tensor, x: Tensor, mask: Tensor, drive: Tensor) -> Tensor:
+        """dF/dz (B, Z), written out as local prediction errors sent to the parents."""
+        precision = self.latent_log_precision().exp()
+        prediction, hidden = self.observation(self._gather(z, self.observed))
+        weighted = mask * self.observation_log_precision().exp() * (x - prediction)
+        received = {n.name: [] for n in self.nodes}  # type: dict[str, list[Tensor]]
+        self._send(self.observation.vjp(weighted, hidden), self.observed, received)
+        own: dict[str, Tensor] = {}
+        for node in self.nodes:
+            where = self.slices[node.name]
+            error = z[..., where] - drive[..., where]
+            if node.parents:
+                mean, hidden = self.conditionals[node.name](self._gather(z, node.parents))
+                error = error - mean
+            own[node.name] = precision[where] * error
+            if node.parents:
+                self._send(self.conditionals[node.name].vjp(own[node.name], hidden), node.parents, received)
+        parts = []
+        for node in self.nodes:
+            gradient = own[node.name]
+            for message in received[node.name]:
+                gradient = gradient - message
+            parts.append(gradient)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def _send(self, message: Tensor, parents: tuple[str, ...], received: dict[str, list[Tensor]]) -> None:
+        start = 0
+        for name in parents:
+            size = self.slices[name].stop - self.slices[name].start
+            received[name].append(message[..., start : start + size])
+            start += size

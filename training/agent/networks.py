@@ -1,0 +1,41 @@
+"""The networks of the agent. Those inside the refinement loop carry their own vector-Jacobian product."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def mlp(inputs: int, hidden: int, outputs: int, last_gain: float = 1.0) -> nn.Sequential:
+    """Two hidden ELU layers; the last layer's weights are scaled by `last_gain`, its bias starts at zero."""
+    last = nn.Linear(hidden, outputs)
+    nn.init.orthogonal_(last.weight, last_gain)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU(), last)
+
+
+class Conditional(nn.Module):
+    """Mean of a node given its parents: mu(z) = C z + W2 tanh(W1 z + b1) + b2.
+
+    `forward` also returns the hidden layer, with which `vjp` needs no second pass.
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.inner_weight = nn.Parameter(torch.randn(inputs, hidden) / math.sqrt(inputs))
+        self.inner_bias = nn.Parameter(torch.zeros(hidden))
+        self.outer_weight = nn.Parameter(0.3 * torch.randn(hidden, outputs) / math.sqrt(hidden))
+        self.outer_bias = nn.Parameter(torch.zeros(outputs))
+        self.skip_weight = nn.Parameter(torch.randn(inputs, outputs) / math.sqrt(inputs))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (B, outputs) and hidden layer (B, hidden) for z (B, inputs)."""
+        hidden = torch.tanh(z @ self.inner_weight + self.inner_bias)
+        return z @ self.skip_weight + hidden @ self.outer_weight + self.outer_bias, hidden
+
+    def vjp(self, cotangent: Tensor, hidden: Tensor) -> Tensor:
+        """(d mu / d z)^T cotangent, (B, inputs), for cotangent (B, outputs)."""
+        through = (cotangent @ self.outer_weight.T) * (1.0 - hidden * hidden)
+        return cotangent @ self.skip_weight.T + through @ self.inner_weight.T

@@ -1,0 +1,75 @@
+"""Settings of a training run; the field docs are the command line's help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from runtime.contract import Node
+from training.agent.config import AgentConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that defines a run; saved with it."""
+
+    task: str
+    """Name of the task."""
+    algorithm: str = "ppo"
+    """Learning algorithm."""
+    seed: int = 0
+    """Seeds the simulations, the network and every draw."""
+    steps: int = 1_000_000
+    """Environment steps in all."""
+    num_envs: int = 64
+    """Simulations that run in parallel."""
+    workers: int = 2
+    """Processes that share the simulations."""
+    horizon: int = 64
+    """Ticks per simulation between updates."""
+    sequence: int = 16
+    """Ticks of the sequences through which the model learns; divides the horizon."""
+    learning_rate: float = 1e-3
+    """Start of Adam's step size, adapted to `target_kl` for the policy, decayed to zero for the model."""
+    gamma: float = 0.98
+    """Discount."""
+    gae_lambda: float = 0.95
+    """Trace of the generalised advantage estimate."""
+    clip: float = 0.2
+    """PPO's clipping range of the probability ratio."""
+    epochs: int = 5
+    """Passes of PPO over each batch."""
+    minibatches: int = 4
+    """Minibatches per pass."""
+    target_kl: float = 0.01
+    """KL divergence per update that the policy's step size aims at."""
+    entropy: float = 0.0
+    """Weight of the entropy bonus."""
+    model_epochs: int = 2
+    """Passes of the model over each batch."""
+    model_minibatches: int = 2
+    """Minibatches per pass of the model."""
+    model_only_steps: int = 20_000
+    """Steps at the start during which only the model learns."""
+    refine: tuple[int, ...] = (0, 1, 2, 4, 8)
+    """Refinement steps K; each sequence draws one, so that one set of weights works at every K."""
+    dropout: bool = True
+    """Train with sensors that fail: independent dropout, and single sensors or groups lost for a while."""
+    checkpoint_every: int = 20
+    """Updates between checkpoints."""
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    """The network."""
+
+
+_PRESETS = {
+    "cartpole": TrainConfig(
+        task="cartpole",
+        steps=300_000,
+        agent=AgentConfig(nodes=(Node("state", 12),), hidden=48),
+    ),
+    "kuka_reach": TrainConfig(task="kuka_reach", steps=3_000_000, num_envs=128),
+}
+
+
+def preset(task: str) -> TrainConfig:
+    """Settings that are known to solve `task`; the defaults for a task without its own."""
+    return _PRESETS.get(task) or replace(_PRESETS["kuka_reach"], task=task)

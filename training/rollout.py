@@ -1,0 +1,140 @@
+"""Experience: the agent filters and acts in the vectorised environment while sensors fail."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sim.tasks import task_class
+from sim.vector import VectorEnv
+from training.agent.agent import Agent
+from training.augment import SensorDropout
+from training.config import TrainConfig
+
+
+@dataclass
+class Rollout:
+    """T ticks of N environments; every tensor is (T, N, ...) float32 unless said otherwise."""
+
+    x: Tensor
+    """Normalised observation without failures (T, N, D)."""
+    mask: Tensor
+    """(T, N, D), one where the agent saw the channel."""
+    previous_action: Tensor
+    """Normalised action executed one tick before (T, N, A)."""
+    first: Tensor
+    """(T, N), one at the first tick of an episode."""
+    z: Tensor
+    """Belief (T, N, Z)."""
+    z_start: Tensor
+    """Belief before the first tick (N, Z)."""
+    steps: Tensor
+    """Refinement steps of each environment (N,) int64."""
+    action: Tensor
+    """Sampled normalised action (T, N, A)."""
+    log_prob: Tensor
+    value: Tensor
+    reward: Tensor
+    """Scaled; the discounted value of the final state is added where a time limit cut the episode."""
+    done: Tensor
+    last_value: Tensor
+    """(N,)."""
+
+
+class Collector:
+    """Keeps the environments, the beliefs and the failures between rollouts."""
+
+    def __init__(self, config: TrainConfig, agent: Agent) -> None:
+        task = task_class(config.task)
+        self.config, self.agent = config, agent
+        self.env = VectorEnv(config.task, config.num_envs, config.workers, config.seed)
+        self._rng = np.random.default_rng([config.seed, 1])
+        self._dropout = SensorDropout(task.observations, config.num_envs, self._rng, config.dropout)
+        n, size = config.num_envs, agent.model.size
+        self._mean = np.array([v for o in task.observations for v in o.mean])
+        self._scale = np.array([v for o in task.observations for v in o.scale])
+        self._x = self._normalise(self.env.reset()[0])
+        self._z = torch.zeros(n, size)
+        self._previous = torch.zeros(n, agent.action_size)
+        self._first = torch.ones(n)
+        self._return = np.zeros(n)
+        self._length = np.zeros(n)
+        self.episode_return: deque[float] = deque(maxlen=100)
+        self.episode_length: deque[float] = deque(maxlen=100)
+        self.success: deque[float] = deque(maxlen=100)
+
+    def _normalise(self, observation: np.ndarray) -> Tensor:
+        return torch.as_tensor((observation - self._mean) / self._scale, dtype=torch.float32)
+
+    @torch.no_grad()
+    def collect(self) -> Rollout:
+        """`horizon` ticks of every environment."""
+        c, agent = self.config, self.agent
+        steps = torch.as_tensor(self._rng.choice(c.refine, c.num_envs))
+        z_start = self._z.clone()
+        rows: dict[str, list[Tensor]] = {
+            k: []
+            for k in ("x", "mask", "previous_action", "first", "z", "action", "log_prob", "value", "reward", "done")
+        }
+        for _ in range(c.horizon):
+            mask = torch.as_tensor(self._dropout.step())
+            belief, _ = agent.infer(self._x, mask, self._z, self._previous, steps)
+            distribution = agent.distribution(belief.z)
+            action = distribution.sample()
+            value = agent.value(belief.z, self._x)
+            rows["x"].append(self._x)
+            rows["mask"].append(mask)
+            rows["previous_action"].append(self._previous)
+            rows["first"].append(self._first)
+            rows["z"].append(belief.z)
+            rows["action"].append(action)
+            rows["log_prob"].append(distribution.log_prob(action).sum(-1))
+            rows["value"].append(value)
+            observation, reward, terminated, truncated, info = self.env.step(action.numpy())
+            self._x = self._normalise(observation)
+            executed = torch.as_tensor(info["executed"].copy())
+            scaled = torch.as_tensor(reward * (1 - c.gamma), dtype=torch.float32)
+            cut = truncated & ~terminated
+            if cut.any():
+                scaled += self._bootstrap(cut, info["final_obs"], belief.z, executed, steps)
+            done = terminated | truncated
+            self._record_episodes(reward, done, info["success"])
+            if done.any():
+                self._dropout.restart(done)
+            alive = torch.as_tensor(~done, dtype=torch.float32)
+            self._z = belief.z * alive[:, None]
+            self._previous = executed * alive[:, None]
+            self._first = 1.0 - alive
+            rows["reward"].append(scaled)
+            rows["done"].append(self._first)
+        mask = torch.as_tensor(self._dropout.step())
+        belief, _ = agent.infer(self._x, mask, self._z, self._previous, steps)
+        last_value = agent.value(belief.z, self._x)
+        stacked = {name: torch.stack(values) for name, values in rows.items()}
+        return Rollout(z_start=z_start, steps=steps, last_value=last_value, **stacked)
+
+    def _bootstrap(self, cut: np.ndarray, final: np.ndarray, z: Tensor, executed: Tensor, steps: Tensor) -> Tensor:
+        """gamma V(final state) where a time limit cut the episode, zero elsewhere; (N,)."""
+        x = self._normalise(final[cut])
+        where = torch.as_tensor(cut)
+        belief, _ = self.agent.infer(x, torch.ones_like(x), z[where], executed[where], steps[where])
+        result = torch.zeros(len(cut))
+        result[where] = self.config.gamma * self.agent.value(belief.z, x)
+        return result
+
+    def _record_episodes(self, reward: np.ndarray, done: np.ndarray, success: np.ndarray) -> None:
+        self._return += reward
+        self._length += 1
+        self.episode_return.extend(self._return[done])
+        self.episode_length.extend(self._length[done])
+        self.success.extend(success[done].astype(float))
+        self._return[done] = 0.0
+        self._length[done] = 0.0
+
+    def close(self) -> None:
+        """End the simulations."""
+        self.env.close()

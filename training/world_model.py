@@ -1,0 +1,104 @@
+"""Learning the generative model, the encoder and the refinement's step sizes through the unrolled filter.
+
+Loss per tick: -log p(x_t | z_t) on every channel, also those that the agent could not see; -log p(x_t | prior mean of
+z_t), the one-step prediction; -log p(z_t | z_{t-1}, a_{t-1}). The last one would fall without bound if the latents
+shrank while their precision grew, so their scale is pinned to unit variance.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.agent.agent import Agent
+from training.agent.model import gaussian_energy
+from training.config import TrainConfig
+from training.rollout import Rollout
+
+_SCALE_WEIGHT = 1.0
+
+
+def filter_loss(
+    agent: Agent,
+    x: Tensor,
+    mask: Tensor,
+    previous_action: Tensor,
+    first: Tensor,
+    z_start: Tensor,
+    steps: Tensor,
+) -> dict[str, Tensor]:
+    """Loss terms in nats per channel or latent, for sequences (T, B, ...) from the beliefs z_start (B, Z)."""
+    model = agent.model
+    z_previous = z_start
+    beliefs, drives, predictions = [], [], []
+    for t in range(len(x)):
+        z_previous = z_previous * (1.0 - first[t]).unsqueeze(-1)
+        belief, start = agent.infer(x[t], mask[t], z_previous, previous_action[t], steps)
+        beliefs.append(belief.z)
+        drives.append(start.drive)
+        predictions.append(start.prediction)
+        z_previous = belief.z
+    z, drive, prediction = torch.stack(beliefs), torch.stack(drives), torch.stack(predictions)
+    follows = 1.0 - first
+    weight = follows / follows.sum().clamp(min=1.0)
+    reconstruction = gaussian_energy(x - model.predict(z), model.observation_log_precision()).mean()
+    predicted = (weight * gaussian_energy(x - prediction, model.predictive_log_precision())).sum()
+    latent = (weight * gaussian_energy(model.latent_error(z, drive), model.latent_log_precision())).sum()
+    flat = z.flatten(0, 1)
+    scale = (flat.var(0) - 1.0).square().mean() + flat.mean(0).square().mean()
+    return {
+        "reconstruction": reconstruction / x.shape[-1],
+        "prediction": predicted / x.shape[-1],
+        "latent": latent / model.size,
+        "scale": _SCALE_WEIGHT * scale,
+    }
+
+
+def sequences(rollout: Rollout, length: int) -> dict[str, Tensor]:
+    """The rollout cut into sequences of `length` ticks: tensors (length, S, ...), with z_start (S, Z), steps (S,)."""
+    ticks, count = rollout.first.shape
+    pieces = ticks // length
+
+    def cut(values: Tensor) -> Tensor:
+        shaped = values[: pieces * length].reshape(pieces, length, *values.shape[1:])
+        return shaped.transpose(0, 1).flatten(1, 2)
+
+    starts = [rollout.z_start, *(rollout.z[i * length - 1] for i in range(1, pieces))]
+    return {
+        "x": cut(rollout.x),
+        "mask": cut(rollout.mask),
+        "previous_action": cut(rollout.previous_action),
+        "first": cut(rollout.first),
+        "z_start": torch.cat(starts),
+        "steps": rollout.steps.repeat(pieces),
+    }
+
+
+class WorldModel:
+    """Optimiser of everything but the policy and the critic."""
+
+    def __init__(self, config: TrainConfig, agent: Agent) -> None:
+        self.config, self.agent = config, agent
+        self.parameters = [*agent.model.parameters(), *agent.encoder.parameters(), agent.log_step_size]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, eps=1e-5)
+
+    def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
+        """Learn from one rollout; `progress` in [0, 1] decays the step size to zero."""
+        c = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = c.learning_rate * max(1.0 - progress, 0.02)
+        batch = sequences(rollout, c.sequence)
+        total: dict[str, float] = {}
+        for _ in range(c.model_epochs):
+            for index in torch.randperm(len(batch["z_start"])).chunk(c.model_minibatches):
+                terms = filter_loss(
+                    self.agent,
+                    **{k: v[index] if k in ("z_start", "steps") else v[:, index] for k, v in batch.items()},
+                )
+                self.optimizer.zero_grad()
+                sum(terms.values()).backward()  # type: ignore[union-attr]
+                nn.utils.clip_grad_norm_(self.parameters, 1.0)
+                self.optimizer.step()
+                for name, value in terms.items():
+                    total[f"model/{name}"] = value.item()
+        return total

@@ -1,0 +1,36 @@
+# `make demo` and `make test` need nothing but Python 3.10 or 3.11: each makes .venv and installs what it lacks.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/installed-demo
+	$(BIN)/ganglion demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 10), (3, 11)) else \
+	  "error: PyBullet has wheels for Python 3.10 and 3.11, this is %d.%d; choose one, e.g. make PYTHON=python3.11" % v)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[cpu,ros,sim,replay,report]'
+	@touch $@
+
+$(VENV)/installed-all: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[all]'
+	@touch $@ $(VENV)/installed-demo
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

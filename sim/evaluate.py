@@ -1,0 +1,153 @@
+"""Judge a bundle in simulation: the controller of the robot, in process, under sensor faults."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from runtime.bundle import Bundle
+from runtime.contract import Contract
+from runtime.controller import Controller, Status
+from runtime.errors import ContractError, GanglionError
+from runtime.faults import Fault, parse_fault
+from runtime.sample import Sample
+from sim.env import RobotEnv
+from sim.tasks import Task, task_class
+
+NOMINAL = "nominal"
+"""The name of no fault."""
+FAULT_START = 10
+"""Faults begin at this tick of an episode, when the pose has been seen."""
+_LAST_TICKS = 50  # metrics are means over the end of an episode
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class _Episode:
+    total: float
+    success: bool
+    acting: float
+    """Fraction of the ticks in which the agent acted."""
+    metrics: dict[str, float]
+
+
+def evaluate(
+    bundle: Bundle,
+    task: str | None = None,
+    episodes: int = 100,
+    refine: Sequence[int] | None = None,
+    faults: Sequence[str] = (NOMINAL,),
+    seed: int = 1_000_000,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Run `episodes` episodes for every pair of `refine` and `faults`, the same seeds in each.
+
+    `task` is the contract's own if None, `refine` the contract's default. Returns `{"task", "results": [...]}` with
+    one entry per pair: `refine, fault, episodes, return_mean, return_ci95, success_rate, active_rate` and the mean
+    of each metric of the task over the last 50 ticks. `progress` is called with the episodes done and the total.
+    Raises ContractError if the contract does not fit the task, or a fault or a number of steps is not known.
+    """
+    if episodes < 1:
+        raise GanglionError(f"episodes is {episodes}, expected at least 1")
+    contract = bundle.contract
+    name = task or contract.provenance.task
+    columns = match_task(contract, task_class(name))
+    parsed = {f: None if f == NOMINAL else parse_fault(f, contract.layout) for f in faults}
+    steps = [contract.refinement.default_steps] if refine is None else list(refine)
+    controllers = {k: Controller(bundle, k) for k in steps}
+    env = RobotEnv(name)
+    results: list[dict[str, Any]] = []
+    try:
+        for k in steps:
+            for fault_name, fault in parsed.items():
+                runs = []
+                for episode in range(episodes):
+                    runs.append(_episode(controllers[k], env, columns, fault, seed + episode))
+                    if progress is not None:
+                        progress(len(results) * episodes + episode + 1, len(steps) * len(parsed) * episodes)
+                results.append({"refine": k, "fault": fault_name, **_summary(runs, seed)})
+    finally:
+        env.close()
+    return {"task": name, "results": results}
+
+
+def match_task(contract: Contract, task: type[Task]) -> np.ndarray:
+    """Columns (D,) of the task's observation that are the contract's channels, in the contract's order.
+
+    Raises ContractError that names every difference if the bundle was made for another robot or rate.
+    """
+    offered = [f"{o.name}.{c}" for o in task.observations for c in o.channels]
+    differences = []
+    missing = [c for c in contract.layout.channels if c not in offered]
+    if missing:
+        differences.append(f"the contract observes {missing}, which the task does not have")
+    for what, got, expected in (
+        ("commands the joints", contract.action.joints, task.action.joints),
+        ("commands a", contract.action.kind, task.action.kind),
+        ("runs at (Hz)", contract.rate_hz, task.rate_hz),
+    ):
+        if got != expected:
+            differences.append(f"the contract {what} {got!r}, the task {expected!r}")
+    if differences:
+        raise ContractError(
+            f"the bundle for '{contract.robot}' does not fit the task '{task.name}': {'; '.join(differences)}; "
+            "choose the task that it was trained for"
+        )
+    return np.array([offered.index(c) for c in contract.layout.channels], dtype=np.int64)
+
+
+def _episode(controller: Controller, env: RobotEnv, columns: np.ndarray, fault: Fault | None, seed: int) -> _Episode:
+    controller.reset()
+    sample = Sample(controller.contract)
+    period_ns = round(1e9 / controller.contract.rate_hz)
+    rng = np.random.default_rng(seed)
+    observation, _ = env.reset(seed=seed)
+    total, active, tick = 0.0, 0, 0
+    history: dict[str, list[float]] = defaultdict(list)
+    while True:
+        values = observation[columns]
+        if fault is not None and tick >= FAULT_START:
+            fault.apply(values, rng)
+        sample.put_flat(values, tick * period_ns)
+        command = controller.tick(sample, tick * period_ns)
+        active += command.status is Status.ACTIVE
+        waiting = command.status is Status.WAITING
+        observation, outcome = env.advance(_measured_pose(env) if waiting else command.values)
+        total += outcome.reward
+        tick += 1
+        for name, value in outcome.metrics.items():
+            history[name].append(value)
+        if outcome.terminated or tick >= env.task.episode_steps:
+            metrics = {name: float(np.mean(values[-_LAST_TICKS:])) for name, values in history.items()}
+            return _Episode(total, outcome.success, active / tick, metrics)
+
+
+def _measured_pose(env: RobotEnv) -> np.ndarray:
+    """Where the commanded joints are (A,): what a position-controlled robot holds before the first command."""
+    where = dict(zip(env.task.robot.joint_names, env.sim.joint_states()[0]))
+    return np.array([where[j] for j in env.task.action.joints])
+
+
+def _summary(runs: list[_Episode], seed: int) -> dict[str, Any]:
+    returns = np.array([r.total for r in runs])
+    low, high = _bootstrap(returns, seed)
+    return {
+        "episodes": len(runs),
+        "return_mean": float(returns.mean()),
+        "return_ci95": [low, high],
+        "success_rate": float(np.mean([r.success for r in runs])),
+        "active_rate": float(np.mean([r.acting for r in runs])),
+        **{name: float(np.mean([r.metrics[name] for r in runs])) for name in runs[0].metrics},
+    }
+
+
+def _bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """95 % interval of the mean of (n,) values, from resampled means."""
+    rng = np.random.default_rng(seed)
+    means = rng.choice(values, (_RESAMPLES, len(values))).mean(axis=1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)

@@ -1,0 +1,1 @@
+"""rclpy nodes: thin adapters around the runtime and the simulator."""

@@ -1,0 +1,146 @@
+"""The paced loop of the controller node: poll the sensors, tick, publish, record."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import Float64MultiArray, String
+
+from ros_nodes.conversion import fill, named_vector
+from ros_nodes.reporting import ChangeLog, Statistics
+from ros_nodes.sensors import Sensors
+from runtime.bundle import Bundle
+from runtime.controller import Controller, Status
+from runtime.errors import ContractError
+from runtime.loop import Pacer, sleep_until
+from runtime.telemetry import labels, pack, pack_state
+
+SPIN_MARGIN_NS = 1_000_000
+"""Callbacks are executed until this long before a deadline."""
+STATE_PERIOD = 100
+"""Ticks between two records of the carried state."""
+_PHASE_NS = 2_000_000  # the tick follows the joint states by this much, so that all sensors of a period are in
+_PATIENCE_NS = 1_000_000_000
+
+
+class ControlLoop:
+    """A configured bundle with its topics; `start` begins an activation, `run` does one period, `stop` ends it."""
+
+    def __init__(self, node: LifecycleNode, bundle: Bundle, refine: int | None, rate_hz: float) -> None:
+        """Raises BundleError or ContractError if the bundle cannot run or `refine` is out of range."""
+        self.contract = bundle.contract
+        self.controller = Controller(bundle, refine)
+        self.controller.warm_up()
+        self.activation = 0
+        self.statistics = Statistics()
+        self._logger = node.get_logger()
+        self._rate_hz = rate_hz
+        self.sensors = Sensors(node, self.contract)
+        joints = self.contract.action.joints
+        self._command = named_vector(joints)
+        self._telemetry = named_vector(labels(self.contract))
+        state = self.controller.state()
+        self._state = named_vector(
+            ["activation", "tick", *(f"{n}.{i}" for n, v in state.items() for i in range(v.size))]
+        )
+        make = node.create_lifecycle_publisher
+        self._command_publisher = make(Float64MultiArray, self.contract.action.topic, 1)
+        self._telemetry_publisher = make(Float64MultiArray, "~/telemetry", 100)
+        self._state_publisher = make(Float64MultiArray, "~/state", 10)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._contract_publisher = node.create_publisher(String, "~/contract", latched)
+        self._contract_publisher.publish(String(data=self.contract.to_json()))
+
+    def start(self) -> None:
+        """Begin an activation: nothing is carried over from the one before."""
+        self.activation += 1
+        self.controller.reset()
+        self.sensors.restart()
+        self.statistics = Statistics()
+        self._changes = ChangeLog(self._logger, self.contract)
+        self._pacer = Pacer(self._rate_hz)
+        self._tick = 0
+        self._engaged = self._complained = False
+        self._started_ns = time.monotonic_ns()
+        self._sent: np.ndarray | None = None
+
+    @property
+    def deadline_ns(self) -> int:
+        """When the next period begins, on the steady clock."""
+        return self._pacer.deadline_ns
+
+    def run(self) -> None:
+        """One period. Raises ContractError, once the joint states show that this is not the contract's robot."""
+        self.sensors.poll()
+        sleep_until(self._pacer.deadline_ns)
+        self._pacer.begin()
+        self.sensors.poll()
+        if self._engaged:
+            self._run_tick()
+        else:
+            self._check_robot()
+
+    def _check_robot(self) -> None:
+        """Wait for the names of all commanded joints; then tick 0 is due, in step with the robot's joint states."""
+        robot, now_ns = self.sensors.robot, time.monotonic_ns()
+        refusal = robot.refusal(now_ns)
+        if refusal:
+            raise ContractError(refusal)
+        self._pacer.restart()
+        if not robot.missing:
+            self._engaged = True
+            self._publish_state()
+            if robot.topics:
+                first = robot.last_ns + _PHASE_NS
+                periods = max(0, -(-(time.monotonic_ns() - first) // self._pacer.period_ns))
+                self._pacer.deadline_ns = first + periods * self._pacer.period_ns
+        elif not self._complained and now_ns - self._started_ns > _PATIENCE_NS:
+            self._complained = True
+            self._logger.warning(
+                f"no joint states on {', '.join(robot.topics)} yet; nothing is commanded until they come"
+            )
+
+    def _run_tick(self) -> None:
+        now_ns = time.monotonic_ns()
+        command = self.controller.tick(self.sensors.sample, now_ns)
+        tick_us = (time.monotonic_ns() - now_ns) * 1e-3
+        latency_us = float("nan")
+        if command.status != Status.WAITING:
+            self._sent = command.values
+            self._command_publisher.publish(fill(self._command, command.values))
+            latency_us = self.sensors.latency_us(command.reasons == 0)
+        late = self._pacer.end()
+        vector = pack(
+            self.contract, self.sensors.sample, now_ns, command,
+            activation=self.activation, tick=self._tick, late=late, tick_us=tick_us, latency_us=latency_us,
+        )  # fmt: skip
+        self._telemetry_publisher.publish(fill(self._telemetry, vector))
+        self.statistics.record(command, tick_us, latency_us, late)
+        self._changes.observe(command, now_ns)
+        self._tick += 1
+        if self._tick % STATE_PERIOD == 0:
+            self._publish_state()
+
+    def _publish_state(self) -> None:
+        """The carried state before tick `self._tick`, from which a replay can start."""
+        vector = pack_state(self.controller.state(), self.activation, self._tick)
+        self._state_publisher.publish(fill(self._state, vector))
+
+    def stop(self) -> None:
+        """Publish the contract's safe action once, unless nothing was commanded."""
+        if self._sent is None:
+            return
+        action = self.contract.action
+        safe = self._sent if action.safe == "hold" else np.clip(np.zeros(len(action.joints)), action.low, action.high)
+        self._sent = None
+        self._command_publisher.publish(fill(self._command, safe))
+
+    def destroy(self, node: LifecycleNode) -> None:
+        """Leave all topics."""
+        self.sensors.destroy()
+        for publisher in (self._command_publisher, self._telemetry_publisher, self._state_publisher):
+            node.destroy_lifecycle_publisher(publisher)
+        node.destroy_publisher(self._contract_publisher)

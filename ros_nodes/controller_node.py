@@ -1,0 +1,208 @@
+"""The controller as a ROS 2 lifecycle node.
+
+    python -m ros_nodes.controller_node --ros-args -p bundle:=FILE -p autostart:=true
+
+Configuring loads the bundle, activating lets it command the robot. One thread does everything: it executes services
+and parameters until shortly before each deadline, then sleeps to the deadline and ticks.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+import time
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+
+from ros_nodes.control_loop import SPIN_MARGIN_NS, ControlLoop
+from ros_nodes.reporting import active_status, diagnostics, idle_status
+from ros_nodes.spinning import Spinner, run
+from runtime.bundle import Bundle
+from runtime.errors import BundleError, ContractError, GanglionError
+
+_IDLE_NS = 50_000_000
+_SUCCESS, _FAILURE, _ERROR = (
+    TransitionCallbackReturn.SUCCESS,
+    TransitionCallbackReturn.FAILURE,
+    TransitionCallbackReturn.ERROR,
+)
+
+
+class ControllerNode(LifecycleNode):
+    """Runs one bundle."""
+
+    def __init__(self) -> None:
+        super().__init__("controller")
+        self._loop: ControlLoop | None = None
+        self._active = False
+        self._declare("bundle", "", "path of the bundle (ONNX file with its contract); read when configuring")
+        self._declare("refine", -1, "refinement steps per tick; -1 is the bundle's default; may change at any time")
+        self._declare("rate_hz", 0.0, "ticks per second; 0 is the contract's rate; read when configuring")
+        self._declare("autostart", False, "configure and activate without waiting for a lifecycle manager")
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        if self._value("autostart") and self.trigger_configure() == _SUCCESS:
+            self.trigger_activate()
+
+    def _declare(self, name: str, default: str | int | float | bool, description: str) -> None:
+        self.declare_parameter(name, default, ParameterDescriptor(description=description))
+
+    def _value(self, name: str) -> str | int | float | bool:
+        value: str | int | float | bool = self.get_parameter(name).value
+        return value
+
+    # Lifecycle. rclpy swallows what a transition callback raises, so each reports its own errors.
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the bundle; FAILURE with one error line if it cannot run."""
+        try:
+            bundle = self._load()
+            rate_hz = self._rate(bundle)
+            steps = int(self._value("refine"))
+            self._loop = ControlLoop(self, bundle, None if steps == -1 else steps, rate_hz)
+        except GanglionError as error:
+            self.get_logger().error(str(error))
+            return _FAILURE
+        except Exception as error:
+            self.get_logger().error(f"configuring failed unexpectedly ({type(error).__name__}: {error})")
+            return _ERROR
+        gc.collect()
+        gc.freeze()
+        action = bundle.contract.action
+        self.get_logger().info(
+            f"{bundle.path}: {bundle.contract.robot}, {len(action.joints)} joints by {action.kind}, {rate_hz:g} Hz, "
+            f"{self._loop.controller.refine} refinement steps"
+        )
+        return super().on_configure(state)
+
+    def _load(self) -> Bundle:
+        path = str(self._value("bundle"))
+        if not path:
+            raise BundleError("the parameter 'bundle' is empty; give the path of a bundle: -p bundle:=FILE")
+        return Bundle.load(path)
+
+    def _rate(self, bundle: Bundle) -> float:
+        rate_hz, right = float(self._value("rate_hz")), bundle.contract.rate_hz
+        if rate_hz and rate_hz != right:
+            self.get_logger().warning(
+                f"rate_hz is {rate_hz:g}, but the model was trained for {right:g} Hz: its speeds and limits will be "
+                "wrong; leave rate_hz at 0"
+            )
+        return rate_hz or right
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin to control; commands start when the robot's joints are seen and checked."""
+        assert self._loop is not None
+        result = super().on_activate(state)
+        self._loop.start()
+        self._active = True
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Publish the safe action and stop."""
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget the bundle."""
+        self._forget()
+        return _SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Leave the robot safe and forget the bundle."""
+        self._stop()
+        self._forget()
+        return _SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured."""
+        self._stop()
+        self._forget()
+        return _SUCCESS
+
+    def _stop(self) -> None:
+        if not self._active or self._loop is None:
+            return
+        self._active = False
+        try:
+            self._loop.stop()
+        except Exception as error:
+            self.get_logger().error(f"the safe action could not be published ({type(error).__name__}: {error})")
+
+    def _forget(self) -> None:
+        if self._loop is not None:
+            self._loop.destroy(self)
+            self._loop = None
+            gc.unfreeze()
+
+    # Parameters and diagnostics.
+
+    def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        values = {p.name: p.value for p in parameters}
+        steps, rate_hz = values.get("refine"), values.get("rate_hz", 0.0)
+        if not math.isfinite(rate_hz) or rate_hz < 0:
+            return SetParametersResult(successful=False, reason=f"rate_hz is {rate_hz}, expected 0 or more")
+        if steps is not None:
+            try:
+                self._set_refine(steps)
+            except ContractError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _set_refine(self, steps: int) -> None:
+        if self._loop is None:
+            if steps < -1:
+                raise ContractError(f"refine is {steps}, expected -1 (the bundle's default) or more")
+            return
+        default = self._loop.contract.refinement.default_steps
+        self._loop.controller.refine = default if steps == -1 else steps
+
+    def _publish_diagnostics(self) -> None:
+        name = f"{self.get_fully_qualified_name()}: controller"
+        if self._loop is not None and self._active:
+            loop = self._loop
+            status = active_status(name, loop.contract, loop.controller.refine, loop.statistics)
+        else:
+            status = idle_status(name, "inactive" if self._loop else "unconfigured")
+        self._diagnostics.publish(diagnostics(status, self.get_clock().now()))
+
+    # The process.
+
+    def cycle(self, spinner: Spinner) -> None:
+        """Execute callbacks up to the next deadline, then tick if active."""
+        if not self._active or self._loop is None:
+            spinner.until(time.monotonic_ns() + _IDLE_NS)
+            return
+        try:
+            spinner.until(self._loop.deadline_ns - SPIN_MARGIN_NS)
+            if self._active:
+                self._loop.run()
+        except GanglionError as error:
+            self._give_up(str(error))
+        except Exception as error:
+            self._give_up(f"the control loop failed ({type(error).__name__}: {error}); the safe action was commanded")
+
+    def _give_up(self, reason: str) -> None:
+        self._stop()
+        self.get_logger().error(f"{reason}; now inactive")
+        self.trigger_deactivate()
+
+    def close(self) -> None:
+        """Leave the robot safe."""
+        if self._active:
+            self.trigger_deactivate()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM."""
+    return run(ControllerNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

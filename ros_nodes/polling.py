@@ -1,0 +1,74 @@
+"""Subscriptions that a paced loop empties itself, once per period, instead of one executor callback per message.
+
+An rclpy executor costs 0.15 to 0.35 ms per callback, most of it to rebuild its wait set; taking a message costs less
+than 0.1 ms and looking into an empty queue 5 us.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+
+class _NeverExecuted(CallbackGroup):
+    """Keeps its subscriptions out of every executor, which would take their messages first."""
+
+    def can_execute(self, entity: Any) -> bool:
+        return False
+
+    def beginning_execution(self, entity: Any) -> bool:
+        return False
+
+    def ending_execution(self, entity: Any) -> None:
+        """Nothing began."""
+
+
+class PolledSubscription:
+    """A topic whose messages are fetched with `take`, in the order in which they came."""
+
+    def __init__(self, node: Node, message_type: type, topic: str, qos: QoSProfile, raw: bool = False) -> None:
+        """With `raw`, messages are their serialised bytes (CDR)."""
+        self._node, self._raw = node, raw
+        self._subscription = node.create_subscription(
+            message_type, topic, lambda _: None, qos, callback_group=_NeverExecuted(), raw=raw
+        )
+        self._last_take_ns = time.monotonic_ns()
+
+    @property
+    def topic(self) -> str:
+        """Full name after remapping."""
+        return str(self._subscription.topic_name)
+
+    @property
+    def publishers(self) -> int:
+        """Number of publishers that were discovered on the topic."""
+        return len(self._node.get_publishers_info_by_topic(self.topic))
+
+    def take(self) -> Iterator[tuple[Any, int]]:
+        """Every message that waits, each with the steady time (`time.monotonic_ns`) at which it was received.
+
+        The middleware stamps the reception in system time. It is used as an age, and bounded by the time since the
+        last `take` (all older messages are already taken), so that a step of the system clock does no harm.
+        """
+        longest = time.monotonic_ns() - self._last_take_ns
+        self._last_take_ns += longest
+        handle = self._subscription.handle
+        with handle:
+            while (taken := handle.take_message(self._subscription.msg_type, self._raw)) is not None:
+                message, info = taken
+                age = time.time_ns() - info["received_timestamp"]
+                yield message, time.monotonic_ns() - min(max(age, 0), max(longest, 0))
+
+    def discard(self) -> None:
+        """Drop every message that waits."""
+        for _ in self.take():
+            pass
+
+    def destroy(self) -> None:
+        """Leave the topic."""
+        self._node.destroy_subscription(self._subscription)

@@ -1,0 +1,123 @@
+"""The controller's sensor topics: messages into the sample, and the check that this is the contract's robot."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from rclpy.clock import Clock
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from ros_nodes.conversion import MESSAGE_TYPES, stamp_ns
+from ros_nodes.polling import PolledSubscription
+from runtime.contract import Contract, Observation
+from runtime.messages import deliver, topics
+from runtime.sample import Sample
+
+SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+"""Best effort, so that it matches every publisher; ten messages per tick and topic."""
+_GRACE_NS = 500_000_000  # joint states may come from several publishers, each with some of the joints
+
+
+@dataclass
+class _Topic:
+    subscription: PolledSubscription
+    observations: tuple[Observation, ...]
+    channels: np.ndarray
+    has_names: bool
+    header_ns: int | None = None
+
+
+class Sensors:
+    """Subscribes the contract's observation topics and keeps the latest reading of every channel in `sample`."""
+
+    def __init__(self, node: Node, contract: Contract) -> None:
+        """Raises ContractError if the observations do not fit ROS messages."""
+        self.sample = Sample(contract)
+        self.robot = RobotCheck(contract)
+        self._clock: Clock = node.get_clock()
+        slices = contract.layout.slices
+        self._topics = [
+            _Topic(
+                PolledSubscription(node, MESSAGE_TYPES[message_type], topic, SENSOR_QOS),
+                observations,
+                np.concatenate([np.arange(slices[o.name].start, slices[o.name].stop) for o in observations]),
+                has_names=message_type == "sensor_msgs/msg/JointState",
+            )
+            for topic, (message_type, observations) in topics(contract.observations).items()
+        ]
+        self.robot.topics = [t.subscription.topic for t in self._topics if t.has_names]
+
+    def restart(self) -> None:
+        """Forget every reading, also those that wait."""
+        for topic in self._topics:
+            topic.subscription.discard()
+            topic.header_ns = None
+        self.sample.clear()
+        self.robot.restart()
+
+    def poll(self) -> None:
+        """Put every message that waits into the sample."""
+        for topic in self._topics:
+            for message, received_ns in topic.subscription.take():
+                deliver(message, topic.observations, self.sample, received_ns)
+                topic.header_ns = stamp_ns(message)
+                if topic.has_names:
+                    self.robot.saw(message.name, received_ns)
+
+    def latency_us(self, believed: np.ndarray) -> float:
+        """Microseconds from the newest header stamp among the topics with a believed channel to now.
+
+        `believed` is (D,) bool. NaN if none of them carries a stamp.
+        """
+        stamps = [t.header_ns for t in self._topics if t.header_ns is not None and believed[t.channels].any()]
+        return (self._clock.now().nanoseconds - max(stamps)) * 1e-3 if stamps else math.nan
+
+    def destroy(self) -> None:
+        """Leave the topics."""
+        for topic in self._topics:
+            topic.subscription.destroy()
+
+
+class RobotCheck:
+    """Whether the robot whose joint states arrive has the joints that the contract commands."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        self._known = {c for o in contract.observations for c in o.channels} | set(contract.action.joints)
+        self.topics: list[str] = []
+        """Topics with joint names; without any there is nothing to check."""
+        self.restart()
+
+    def restart(self) -> None:
+        """Another robot may come."""
+        self._seen: dict[str, None] = {}
+        self._first_ns = self.last_ns = 0
+
+    def saw(self, names: list[str], received_ns: int) -> None:
+        """Note the joint names of one message."""
+        self._first_ns = self._first_ns or received_ns
+        self.last_ns = received_ns
+        if len(self._seen) < 1000:  # a publisher of ever new names must not fill the memory
+            self._seen.update(dict.fromkeys(names))
+
+    @property
+    def missing(self) -> list[str]:
+        """Commanded joints that were not seen yet."""
+        return [j for j in self._contract.action.joints if j not in self._seen] if self.topics else []
+
+    def refusal(self, now_ns: int) -> str:
+        """Why this robot is not the contract's; empty if it is, or as long as more joint states may come."""
+        missing = self.missing
+        if not missing or not self._first_ns or now_ns - self._first_ns < _GRACE_NS:
+            return ""
+        unknown = [name for name in self._seen if name not in self._known]
+        return (
+            f"the robot does not match the bundle, which commands {self._contract.robot}: it has no joint "
+            f"{', '.join(missing)}; {', '.join(self.topics)} names {', '.join(self._seen) or 'no joints'}"
+            + (f", of which the bundle does not know {', '.join(unknown)}" if unknown else "")
+            + ". Rename the joints in the robot's description, remap the topic, or use a bundle for this robot; "
+            "nothing was commanded"
+        )

@@ -1,0 +1,161 @@
+"""Any task of `sim` as a robot on ROS topics.
+
+    python -m ros_nodes.sim_node --ros-args -p task:=kuka_reach -p seed:=0
+
+The robot holds its pose, and the episode waits, until the first command comes; so the same seed and the same commands
+give the same episode.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from std_msgs.msg import Float64, Float64MultiArray
+from std_srvs.srv import Trigger
+
+from ros_nodes.conversion import MESSAGE_TYPES, sensor_message
+from ros_nodes.polling import PolledSubscription
+from ros_nodes.spinning import Spinner, run
+from runtime.contract import Layout
+from runtime.errors import ContractError
+from runtime.faults import Fault, parse_fault
+from runtime.loop import Pacer, sleep_until
+from runtime.messages import topics
+from sim.env import RobotEnv
+from sim.tasks import TASKS
+
+_SPIN_MARGIN_NS = 1_000_000
+
+
+class SimNode(Node):
+    """Publishes the task's observations at its rate and obeys `command`."""
+
+    def __init__(self) -> None:
+        """Raises GanglionError for an unknown task or fault."""
+        super().__init__("sim")
+        self._declare("task", "kuka_reach", f"one of {', '.join(sorted(TASKS))}", read_only=True)
+        self._declare("seed", 0, "seed of the episode; read when an episode starts (service ~/reset)")
+        faults = ParameterDescriptor(
+            description="sensor faults: 'lost:TARGET' or 'dropout:TARGET=P'; may change at any time",
+            dynamic_typing=True,  # ROS gives an empty list the type of a byte array
+        )
+        self.declare_parameter("faults", Parameter("faults", Parameter.Type.STRING_ARRAY, []).value, faults)
+        self.env = RobotEnv(str(self.get_parameter("task").value))
+        task = self.env.task
+        self._layout = Layout(task.observations, task.action)
+        self._faults = self._parse(self.get_parameter("faults").value)
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._topics = topics(task.observations)
+        sensors = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        self._sensor_publishers = {
+            name: self.create_publisher(MESSAGE_TYPES[message_type], name, sensors)
+            for name, (message_type, _) in self._topics.items()
+        }
+        self._metric_publishers = {
+            name: self.create_publisher(Float64, f"metrics/{name}", 10) for name in self._metric_names()
+        }
+        self._commands = PolledSubscription(self, Float64MultiArray, task.action.topic, QoSProfile(depth=1))
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self._episode = 0
+        self._pacer = Pacer(task.rate_hz)
+        self._reset()
+        self.get_logger().info(f"{task.name}: {task.summary}, {task.rate_hz:g} Hz, commands on {self._commands.topic}")
+
+    def _declare(self, name: str, default: str | int, description: str, read_only: bool = False) -> None:
+        self.declare_parameter(name, default, ParameterDescriptor(description=description, read_only=read_only))
+
+    def _parse(self, texts: Any) -> list[Fault]:
+        if isinstance(texts, str):
+            raise ContractError(f"faults is '{texts}', expected a list of texts, e.g. ['lost:joint_velocity']")
+        return [parse_fault(str(text), self._layout) for text in texts]
+
+    def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        values = {p.name: p.value for p in parameters}
+        if values.get("seed", 0) < 0:
+            return SetParametersResult(successful=False, reason=f"seed is {values['seed']}, expected 0 or more")
+        if "faults" in values:
+            try:
+                self._faults = self._parse(values["faults"])
+            except ContractError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+            self.get_logger().info(f"faults: {', '.join(f.name for f in self._faults) or 'none'}")
+        return SetParametersResult(successful=True)
+
+    def _metric_names(self) -> list[str]:
+        self.env.reset(seed=0)
+        return list(self.env.task.outcome(self.env.sim, np.zeros(self._layout.joints)).metrics)
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        seed = self._reset()
+        response.success, response.message = True, f"episode {self._episode} with seed {seed}"
+        return response
+
+    def _reset(self) -> int:
+        seed = int(self.get_parameter("seed").value)
+        self._observation, _ = self.env.reset(seed=seed)
+        self._fault_rng = np.random.default_rng(seed)
+        self._commands.discard()
+        self._command: np.ndarray | None = None
+        self._terminated = False
+        self._episode += 1
+        return seed
+
+    def _receive(self) -> None:
+        joints = self._layout.joints
+        for message, _ in self._commands.take():
+            command = np.array(message.data, dtype=np.float64)
+            if command.shape == (joints,) and np.isfinite(command).all():
+                self._command = command
+            else:
+                self.get_logger().warning(
+                    f"ignored {list(command)} on {self._commands.topic}, expected {joints} finite numbers",
+                    throttle_duration_sec=1.0,
+                )
+
+    def _step(self) -> None:
+        if self._command is None:
+            return
+        self._observation, outcome = self.env.advance(self._command)
+        for name, value in outcome.metrics.items():
+            self._metric_publishers[name].publish(Float64(data=float(value)))
+        if outcome.terminated and not self._terminated:
+            self._terminated = True
+            self.get_logger().warning("the episode has failed; it goes on until ~/reset")
+
+    def _publish(self) -> None:
+        values = self._observation.copy()
+        for fault in self._faults:
+            fault.apply(values, self._fault_rng)
+        stamp = self.get_clock().now()
+        for topic, (message_type, observations) in self._topics.items():
+            readings = [(o, values[self._layout.slices[o.name]]) for o in observations]
+            self._sensor_publishers[topic].publish(sensor_message(message_type, readings, stamp))
+
+    def cycle(self, spinner: Spinner) -> None:
+        """Execute services up to the next deadline, then step the physics and publish the sensors."""
+        spinner.until(self._pacer.deadline_ns - _SPIN_MARGIN_NS)
+        sleep_until(self._pacer.deadline_ns)
+        self._pacer.begin()
+        self._receive()
+        self._step()
+        self._publish()
+        self._pacer.end()
+
+    def close(self) -> None:
+        """Disconnect from the physics."""
+        self.env.close()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM."""
+    return run(SimNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""A node's process: one thread that spins between the deadlines of a paced node, and a clean end on signals."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Protocol
+
+import rclpy
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.logging import get_logger
+from rclpy.signals import SignalHandlerOptions
+
+from runtime.errors import GanglionError
+
+USAGE_ERROR = 2
+
+
+class Spinner:
+    """Runs a node's services, timers and parameters while its paced loop has time."""
+
+    def __init__(self, node: Any) -> None:
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(node)
+
+    def until(self, deadline_ns: int) -> None:
+        """Execute callbacks until `deadline_ns` of `time.monotonic_ns`; a slow callback may overrun it."""
+        while (remaining := deadline_ns - time.monotonic_ns()) > 0:
+            self._executor.spin_once(timeout_sec=remaining * 1e-9)
+
+    def close(self) -> None:
+        """Stop executing."""
+        self._executor.shutdown()
+
+
+class PacedNode(Protocol):
+    """What `run` needs of a node."""
+
+    def cycle(self, spinner: Spinner) -> None:
+        """Spin to the next deadline and do the work that is due there."""
+
+    def close(self) -> None:
+        """Leave the robot safe; ROS still works."""
+
+    def destroy_node(self) -> None:
+        """Release the ROS entities."""
+
+
+class StopRequest:
+    """Set by SIGINT or SIGTERM. rclpy's own handlers would shut ROS down before the safe action is published."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+
+def run(make_node: Callable[[], PacedNode], args: list[str] | None = None) -> int:
+    """Make the node and cycle it until SIGINT or SIGTERM. Returns the exit status: 2 if it could not be made."""
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        stop = StopRequest()
+        try:
+            node = make_node()
+        except (GanglionError, InvalidParameterTypeException, InvalidParameterValueException) as error:
+            get_logger("ganglion").fatal(str(error))
+            return USAGE_ERROR
+        spinner = Spinner(node)
+        try:
+            while not stop.requested:
+                node.cycle(spinner)
+        finally:
+            node.close()
+            spinner.close()
+            node.destroy_node()
+        return 0
+    finally:
+        rclpy.shutdown()

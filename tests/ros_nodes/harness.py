@@ -1,0 +1,88 @@
+"""A robot made of publishers, and everything that the controller says, over real DDS."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.qos import QoSProfile
+from std_msgs.msg import Float64MultiArray
+
+from ros_nodes.conversion import MESSAGE_TYPES, sensor_message
+from ros_nodes.polling import PolledSubscription
+from ros_nodes.session import Child, Session
+from runtime.contract import Contract
+from runtime.messages import topics
+from runtime.telemetry import Tick, unpack
+
+_counter = itertools.count()
+PERIOD_NS = 10_000_000
+
+
+def own_domain() -> int:
+    """A ROS domain that no other test of this run uses, from 1 to 100."""
+    return 1 + (os.getpid() * 13 + next(_counter)) % 100
+
+
+class FakeRobot:
+    """Publishes constant readings at 100 Hz, in the idle time of a session, and collects what the controller says."""
+
+    def __init__(self, session: Session, contract: Contract) -> None:
+        self.contract = contract
+        self.values = contract.layout.mean.copy()
+        self.silent: set[str] = set()
+        """Topics that publish nothing."""
+        self.edit: Callable[[object], None] = lambda message: None
+        """Called on every message before it is published."""
+        self.commands: list[np.ndarray] = []
+        self.ticks: list[Tick] = []
+        self.states: list[np.ndarray] = []
+        self.diagnostics: list[DiagnosticArray] = []
+        self._session = session
+        self._topics = topics(contract.observations)
+        make = session.node.create_publisher
+        self._publishers = {name: make(MESSAGE_TYPES[kind], name, 10) for name, (kind, _) in self._topics.items()}
+        deep = QoSProfile(depth=1000)
+        self._command = PolledSubscription(session.node, Float64MultiArray, "command", deep)
+        self._telemetry = PolledSubscription(session.node, Float64MultiArray, "controller/telemetry", deep)
+        self._state = PolledSubscription(session.node, Float64MultiArray, "controller/state", deep)
+        self._diagnostics = PolledSubscription(session.node, DiagnosticArray, "/diagnostics", deep)
+        self._next_ns = time.monotonic_ns()
+        session.idle.append(self._work)
+
+    def _work(self) -> None:
+        if time.monotonic_ns() >= self._next_ns:
+            self._next_ns = max(self._next_ns + PERIOD_NS, time.monotonic_ns() - PERIOD_NS)
+            self._publish()
+        self.commands += [np.array(m.data) for m, _ in self._command.take()]
+        self.ticks += [unpack(self.contract, np.array(m.data)) for m, _ in self._telemetry.take()]
+        self.states += [np.array(m.data) for m, _ in self._state.take()]
+        self.diagnostics += [m for m, _ in self._diagnostics.take()]
+
+    def _publish(self) -> None:
+        stamp = self._session.node.get_clock().now()
+        for topic, (kind, observations) in self._topics.items():
+            if topic not in self.silent:
+                readings = [(o, self.values[self.contract.layout.slices[o.name]]) for o in observations]
+                message = sensor_message(kind, readings, stamp)
+                self.edit(message)
+                self._publishers[topic].publish(message)
+
+    def wait_for(self, status: int) -> None:
+        """Until the newest tick has this status."""
+        self._session.wait(lambda: bool(self.ticks) and self.ticks[-1].status == status, f"status {status}")
+
+
+def start_controller(session: Session, bundle: Path, **parameters: object) -> Child:
+    """A controller process that activates itself."""
+    return session.start("ros_nodes.controller_node", {"bundle": str(bundle), "autostart": True, **parameters})
+
+
+def errors(child: Child) -> list[str]:
+    """Lines that a node logged as errors."""
+    return [line for line in child.log.splitlines() if line.startswith("[ERROR]")]

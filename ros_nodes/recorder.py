@@ -160,6 +160,8 @@ class RecorderNode(Node):
         for topic, types in self.get_topic_names_and_types():
             if topic in self._scanned or (self._wanted and topic not in self._wanted):
                 continue
+            if not self.count_publishers(topic):  # only they tell which quality of service to ask for
+                continue
             self._scanned.add(topic)
             try:
                 self._recorder.add(topic, types[0])

@@ -1,0 +1,36 @@
+"""Bundles that are checked by hand, shared by all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from runtime.bundle import Bundle
+from tests.tiny_bundle import write_tiny_bundle
+
+# The same examples in every run, so that a failure is a change; look for new ones with --hypothesis-profile=search.
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=100)
+settings.register_profile("search", deadline=None, max_examples=3000)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def kuka_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_bundle(tmp_path_factory.mktemp("kuka") / "kuka.onnx", "kuka_reach", gain=0.3)
+
+
+@pytest.fixture(scope="session")
+def cartpole_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_bundle(tmp_path_factory.mktemp("cartpole") / "cartpole.onnx", "cartpole", gain=0.3)
+
+
+@pytest.fixture(scope="session")
+def kuka(kuka_path: Path) -> Bundle:
+    return Bundle.load(kuka_path)
+
+
+@pytest.fixture(scope="session")
+def cartpole(cartpole_path: Path) -> Bundle:
+    return Bundle.load(cartpole_path)

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.bundle import Bundle
+from runtime.controller import Controller, Status
+from runtime.errors import ContractError
+from runtime.sample import Sample
+from runtime.sensing import Reason
+from tests.tiny_bundle import tiny_contract, write_tiny_bundle
+
+PERIOD = 10_000_000
+HOME = np.array([0.0, 0.4, 0.0, -1.3, 0.0, 1.0, 0.0])
+
+
+def full_sample(bundle: Bundle, now_ns: int = 0) -> Sample:
+    sample = Sample(bundle.contract)
+    sample.put_flat(bundle.contract.layout.mean, now_ns)
+    return sample
+
+
+def test_first_tick_by_hand(kuka: Bundle) -> None:
+    controller = Controller(kuka, refine=3)
+    sample = full_sample(kuka)
+    sample.put("target", np.array([0.75, 0.0, 0.5]), 0)  # one channel one scale from its mean, of twenty
+    command = controller.tick(sample, 0)
+    expected = HOME + 0.015 * np.tanh(np.float32(0.3) / 20)
+    assert command.status is Status.ACTIVE
+    np.testing.assert_allclose(command.values, expected, atol=1e-8)
+    assert command.free_energy == 4.0
+    assert command.refine == 3
+    assert command.cause == ""
+    np.testing.assert_allclose(command.innovation, np.eye(20)[17], atol=1e-6)
+
+
+def test_carried_state_moves_the_second_tick(kuka: Bundle) -> None:
+    controller = Controller(kuka)
+    controller.tick(full_sample(kuka), 0)
+    second = controller.tick(full_sample(kuka, PERIOD), PERIOD)
+    np.testing.assert_allclose(second.values, HOME + 0.015 * np.tanh(0.1), atol=1e-8)
+
+
+def test_waits_until_every_joint_was_seen(kuka: Bundle) -> None:
+    controller = Controller(kuka)
+    sample = full_sample(kuka)
+    sample.values[2] = np.nan
+    command = controller.tick(sample, 0)
+    assert command.status is Status.WAITING
+    assert command.cause == "waiting for joint_position.lbr_iiwa_joint_3"
+    assert command.reasons[2] == Reason.NON_FINITE
+    assert controller.tick(full_sample(kuka, PERIOD), PERIOD).status is Status.ACTIVE
+
+
+def test_an_effort_robot_does_not_wait(tmp_path: Path) -> None:
+    contract = tiny_contract("cartpole")
+    blind = tuple(replace(o, min_valid=0) for o in contract.observations)
+    bundle = Bundle.load(write_tiny_bundle(tmp_path / "b.onnx", "cartpole", 0.3, replace(contract, observations=blind)))
+    command = Controller(bundle).tick(Sample(bundle.contract), 0)
+    assert command.status is Status.ACTIVE
+    assert (command.reasons == Reason.MISSING).all()
+    np.testing.assert_array_equal(command.values, [0.0])
+
+
+def test_goes_on_with_lost_encoders_and_holds_without_the_target(kuka: Bundle) -> None:
+    controller = Controller(kuka)
+    first = controller.tick(full_sample(kuka), 0)
+    sample = full_sample(kuka, PERIOD)
+    sample.values[[0, 1, 7, 8]] = np.nan
+    assert controller.tick(sample, PERIOD).status is Status.ACTIVE
+    sample.values[18] = np.nan
+    held = controller.tick(sample, PERIOD)
+    assert held.status is Status.HOLDING
+    assert held.cause == "lost target (y non-finite; needs 3 of 3)"
+    again = controller.tick(sample, PERIOD)
+    np.testing.assert_array_equal(again.values, held.values)
+    assert np.abs(held.values - first.values).max() <= 0.015 + 1e-12
+
+
+def test_safe_action_zero_returns_to_zero_at_the_largest_rate(tmp_path: Path) -> None:
+    contract = tiny_contract("cartpole")
+    required = tuple(replace(o, min_valid=2) for o in contract.observations)
+    action = replace(contract.action, max_rate=(100.0,))
+    path = write_tiny_bundle(
+        tmp_path / "b.onnx", "cartpole", 0.0, replace(contract, observations=required, action=action)
+    )
+    bundle = Bundle.load(path)
+    controller = Controller(bundle)
+    for tick in range(5):
+        command = controller.tick(full_sample(bundle, tick * PERIOD), tick * PERIOD)
+    # tanh(0), tanh(0.1) ... times 10 N, at most 1 N per tick
+    np.testing.assert_allclose(command.values, [10 * np.tanh(0.4)], atol=1e-5)
+    stale_now = 5 * PERIOD + 100_000_000
+    values = [controller.tick(full_sample(bundle), stale_now).values[0] for _ in range(5)]
+    start = float(command.values[0])
+    np.testing.assert_allclose(values, [start - 1, start - 2, start - 3, 0, 0], atol=1e-9)
+
+
+@pytest.mark.parametrize("task", ["kuka_reach", "cartpole"])
+def test_a_network_that_answers_nan_is_held_within_limits(task: str, tmp_path: Path) -> None:
+    bundle = Bundle.load(write_tiny_bundle(tmp_path / "nan.onnx", task, gain=float("nan")))
+    controller = Controller(bundle)
+    for tick in range(3):
+        command = controller.tick(full_sample(bundle, tick * PERIOD), tick * PERIOD)
+        assert command.status is Status.HOLDING
+        assert "not finite" in command.cause
+        assert np.isfinite(command.values).all()
+        assert command.free_energy == 0.0
+
+
+numbers = st.floats(width=32) | st.floats(-2, 2, width=32)
+
+
+@given(
+    task=st.sampled_from(["kuka_reach", "cartpole"]),
+    actions=st.lists(st.lists(numbers, min_size=7, max_size=7), min_size=1, max_size=6),
+    pose=st.lists(st.floats(-1, 1), min_size=7, max_size=7),
+)
+def test_every_command_is_finite_and_within_its_limits(
+    task: str, actions: list[list[float]], pose: list[float], kuka: Bundle, cartpole: Bundle
+) -> None:
+    bundle = kuka if task == "kuka_reach" else cartpole
+    controller = Controller(bundle)
+    joints, limits, inference = controller.layout.joints, controller.limits, controller.inference
+    sample = full_sample(bundle)
+    previous = np.zeros(joints)
+    if task == "kuka_reach":
+        previous = np.array(pose) * limits.high
+        sample.put("joint_position", previous, 0)
+    for action in actions:
+        answer = np.array(action[:joints], dtype=np.float32)
+
+        def infer(answer: np.ndarray = answer) -> None:
+            inference.action[0] = answer
+
+        inference.run = infer  # type: ignore[method-assign]
+        command = controller.tick(sample, 0)
+        assert command.status is (Status.ACTIVE if np.isfinite(answer).all() else Status.HOLDING)
+        assert np.isfinite(command.values).all()
+        assert (command.values >= limits.low).all()
+        assert (command.values <= limits.high).all()
+        assert (np.abs(command.values - previous) <= limits.max_step * (1 + 1e-9)).all()
+        previous = command.values
+
+
+@settings(max_examples=50)
+@given(values=st.lists(st.floats(), min_size=20, max_size=20), now_ns=st.integers(0, 2**62))
+def test_no_sample_raises(values: list[float], now_ns: int, kuka: Bundle) -> None:
+    controller = Controller(kuka)
+    controller.tick(full_sample(kuka, now_ns), now_ns)
+    sample = Sample(kuka.contract)
+    sample.put_flat(np.array(values), now_ns)
+    command = controller.tick(sample, now_ns)
+    assert np.isfinite(command.values).all()
+    assert command.status in (Status.ACTIVE, Status.HOLDING)
+
+
+def noisy_run(controller: Controller, ticks: range) -> list[bytes]:
+    """Commands, F and innovations of ticks whose readings depend on nothing but the tick's number."""
+    layout, out = controller.layout, []
+    for tick in ticks:
+        rng = np.random.default_rng(tick)
+        sample = Sample(controller.contract)
+        sample.put_flat(layout.mean + 0.3 * layout.scale * rng.standard_normal(layout.size), tick * PERIOD)
+        sample.values[rng.random(layout.size) < 0.05 * (tick > 0)] = np.nan
+        command = controller.tick(sample, tick * PERIOD)
+        out.append(command.values.tobytes() + np.float64(command.free_energy).tobytes() + command.innovation.tobytes())
+    return out
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 7])
+def test_restored_state_continues_bit_for_bit(cut: int, kuka: Bundle) -> None:
+    one = Controller(kuka, refine=1)
+    noisy_run(one, range(cut))
+    saved = one.state()
+    rest = noisy_run(one, range(cut, 20))
+    other = Controller(kuka, refine=1)
+    noisy_run(other, range(50, 53))
+    other.restore(saved)
+    assert noisy_run(other, range(cut, 20)) == rest
+    assert len(set(rest)) == len(rest)
+
+
+def test_reset_and_warm_up_leave_no_trace(kuka: Bundle) -> None:
+    fresh = noisy_run(Controller(kuka), range(5))
+    used = Controller(kuka)
+    noisy_run(used, range(9))
+    used.reset()
+    assert noisy_run(used, range(5)) == fresh
+    used.warm_up(7)
+    assert noisy_run(used, range(5)) == fresh
+
+
+def test_refine_out_of_range(kuka: Bundle) -> None:
+    with pytest.raises(ContractError, match="refine is 9, expected 0 to 8"):
+        Controller(kuka, refine=9)
+    with pytest.raises(ContractError, match="refine is -1"):
+        Controller(kuka).refine = -1
+
+
+def test_position_commands_need_measured_positions(tmp_path: Path) -> None:
+    contract = tiny_contract("kuka_reach")
+    observations = tuple(o for o in contract.observations if o.kind != "joint_position")
+    path = write_tiny_bundle(tmp_path / "b.onnx", "kuka_reach", 0.0, replace(contract, observations=observations))
+    with pytest.raises(ContractError, match=r"need the measured position of \['lbr_iiwa_joint_1'"):
+        Controller(Bundle.load(path))

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.bundle import Bundle
+from runtime.controller import Command, Controller, Status
+from runtime.errors import BagError
+from runtime.sample import NEVER, Sample
+from runtime.telemetry import labels, pack, pack_state, unpack, unpack_state
+from tests.tiny_bundle import tiny_contract
+
+CONTRACT = tiny_contract("kuka_reach")
+SIZE, JOINTS = 20, 7
+EPOCH = 1_700_000_000_123_456_789
+ages = st.none() | st.integers(-(10**9), 2**52)
+
+
+@given(
+    now_ns=st.integers(0, 2**62) | st.just(EPOCH),
+    values=st.lists(st.floats(), min_size=SIZE, max_size=SIZE),
+    age=st.lists(ages, min_size=SIZE, max_size=SIZE),
+    command=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=JOINTS, max_size=JOINTS),
+    free_energy=st.floats(width=32),
+    innovation=st.lists(st.floats(width=32), min_size=SIZE, max_size=SIZE),
+    reasons=st.lists(st.integers(0, 15), min_size=SIZE, max_size=SIZE),
+    status=st.sampled_from(Status),
+    late=st.booleans(),
+    tick=st.integers(0, 2**40),
+)
+def test_round_trip_is_exact(
+    now_ns: int,
+    values: list[float],
+    age: list[int | None],
+    command: list[float],
+    free_energy: float,
+    innovation: list[float],
+    reasons: list[int],
+    status: Status,
+    late: bool,
+    tick: int,
+) -> None:
+    sample = Sample(CONTRACT)
+    sample.values[:] = values
+    stamps = [NEVER if a is None or now_ns - a == NEVER else now_ns - a for a in age]
+    sample.stamp_ns[:] = stamps
+    sent = Command(
+        status,
+        np.array(command),
+        np.array(reasons, np.uint8),
+        free_energy,
+        np.array(innovation, np.float32),
+        3,
+        "",
+    )
+    vector = pack(CONTRACT, sample, now_ns, sent, activation=2, tick=tick, late=late, tick_us=12.5, latency_us=np.nan)
+    assert vector.dtype == np.float64
+    assert len(vector) == len(labels(CONTRACT))
+    got = unpack(CONTRACT, vector)
+    assert (got.now_ns, got.activation, got.tick, got.late, got.status) == (now_ns, 2, tick, late, status)
+    assert (got.refine, got.tick_us) == (3, 12.5)
+    assert np.isnan(got.latency_us)
+    np.testing.assert_array_equal(got.free_energy, free_energy)
+    assert got.values.tobytes() == sample.values.tobytes()
+    assert got.stamp_ns.tolist() == sample.stamp_ns.tolist()
+    assert got.reasons.tolist() == reasons
+    np.testing.assert_array_equal(got.innovation, sent.innovation)
+    assert got.command.tobytes() == sent.values.tobytes()
+
+
+def test_labels_name_what_is_there() -> None:
+    sample = Sample(CONTRACT)
+    sample.put("target", np.array([1.0, 2.0, 3.0]), EPOCH - 5)
+    command = Command(Status.ACTIVE, np.arange(7.0), np.zeros(20, np.uint8), -1.5, np.zeros(20, np.float32), 2, "")
+    vector = pack(CONTRACT, sample, EPOCH, command, activation=1, tick=9, late=True, tick_us=1.0, latency_us=2.0)
+    named = dict(zip(labels(CONTRACT), vector))
+    assert named["value.target.y"] == 2.0
+    assert named["age_ns.target.z"] == 5.0
+    assert named["command.lbr_iiwa_joint_4"] == 3.0
+    assert (named["now_s"], named["now_ns"]) == (1_700_000_000, 123_456_789)
+    assert (named["activation"], named["tick"], named["late"], named["free_energy"]) == (1, 9, 1, -1.5)
+    assert len(named) == len(vector)
+
+
+def test_state_round_trip(kuka: Bundle) -> None:
+    controller = Controller(kuka)
+    sample = Sample(kuka.contract)
+    sample.put_flat(kuka.contract.layout.mean, 0)
+    for _ in range(3):
+        controller.tick(sample, 0)
+    state = controller.state()
+    activation, tick, got = unpack_state(Controller(kuka).state(), pack_state(state, 4, 200))
+    assert (activation, tick) == (4, 200)
+    assert got.keys() == state.keys()
+    for name, value in state.items():
+        np.testing.assert_array_equal(got[name], value)
+        assert got[name].shape == value.shape
+
+
+def test_vectors_of_another_bundle_are_refused(kuka: Bundle) -> None:
+    with pytest.raises(BagError, match=r"has 3 numbers, the bundle's contract makes 97; replay the bag with"):
+        unpack(CONTRACT, np.zeros(3))
+    with pytest.raises(BagError, match="a state record has 4 numbers"):
+        unpack_state(Controller(kuka).state(), np.zeros(4))

@@ -58,4 +58,6 @@ def parse_fault(text: str, layout: Layout) -> Fault:
             found += [layout.channel_indices(o.name) for o in layout.observations if not o.required]
         else:
             found.append(layout.channel_indices(target))
+    if not found:
+        raise ContractError(f"fault '{text}': every observation is required, so 'all' spares them all; name one")
     return Fault(text, np.unique(np.concatenate(found)), probability)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any, TypeVar
@@ -48,12 +49,21 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return _dataclass(kind, value, where)
     if kind is float:
         _expect(isinstance(value, int | float) and not isinstance(value, bool), where, value, "a number")
-        return float(value)
+        return _finite(value, where)
     if kind is int:
         _expect(isinstance(value, int) and not isinstance(value, bool), where, value, "a whole number")
         return value
     _expect(isinstance(value, kind), where, value, f"a {kind.__name__}")
     return value
+
+
+def _finite(value: int | float, where: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    _expect(math.isfinite(number), where, value, "a finite number")
+    return number
 
 
 def _dataclass(kind: Any, value: Any, where: str) -> Any:

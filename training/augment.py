@@ -6,9 +6,9 @@ import numpy as np
 
 from runtime.contract import Observation
 
-_CLEAN = 0.5  # share of episodes without independent dropout
+_SPARED = 0.5  # share of episodes without independent dropout, and, drawn apart, of those without outages
 _LARGEST_RATE = 0.6
-_OUTAGE_CHANCE = 1 / 100  # per tick
+_OUTAGE_CHANCE = 1 / 150  # per tick
 _OUTAGE_TICKS = (10, 250)
 
 
@@ -48,6 +48,7 @@ class SensorDropout:
         bounds = np.cumsum([0] + [len(o.channels) for o in observations])
         self._groups = [(slice(a, b), o.min_valid) for a, b, o in zip(bounds[:-1], bounds[1:], observations, strict=True)]
         self._rate = np.zeros(num_envs)
+        self._outages = np.zeros(num_envs)
         self._until = np.zeros((num_envs, len(maskable)), dtype=np.int64)
         self._tick = 0
         self.restart(np.ones(num_envs, dtype=bool))
@@ -55,8 +56,8 @@ class SensorDropout:
     def restart(self, which: np.ndarray) -> None:
         """New episodes where `which` (N,) is true."""
         n = int(which.sum())
-        noisy = self._rng.random(n) > _CLEAN
-        self._rate[which] = noisy * self._rng.uniform(0, _LARGEST_RATE, n)
+        self._rate[which] = (self._rng.random(n) > _SPARED) * self._rng.uniform(0, _LARGEST_RATE, n)
+        self._outages[which] = (self._rng.random(n) > _SPARED) * _OUTAGE_CHANCE
         self._until[which] = 0
 
     def step(self) -> np.ndarray:
@@ -65,7 +66,7 @@ class SensorDropout:
         if not self._enabled:
             return np.ones((count, size), np.float32)
         self._tick += 1
-        for i in np.flatnonzero(self._rng.random(count) < _OUTAGE_CHANCE):
+        for i in np.flatnonzero(self._rng.random(count) < self._outages):
             unit = self._units[self._rng.integers(len(self._units))]
             self._until[i, unit] = self._tick + self._rng.integers(*_OUTAGE_TICKS)
         seen = (self._until < self._tick) & (self._rng.random((count, size)) >= self._rate[:, None])

@@ -46,8 +46,6 @@ class TrainConfig:
     """Weight of the entropy bonus."""
     model_epochs: int = 2
     """Passes of the model over each batch."""
-    model_minibatches: int = 2
-    """Minibatches per pass of the model."""
     model_only_steps: int = 20_000
     """Steps at the start during which only the model learns."""
     refine: tuple[int, ...] = (0, 1, 2, 4, 8)
@@ -64,7 +62,7 @@ _PRESETS = {
     "cartpole": TrainConfig(
         task="cartpole",
         steps=300_000,
-        agent=AgentConfig(nodes=(Node("state", 12),), hidden=48),
+        agent=AgentConfig(nodes=(Node("state", 8),), hidden=48),
     ),
     "kuka_reach": TrainConfig(task="kuka_reach", steps=3_000_000, num_envs=128),
 }

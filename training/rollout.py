@@ -48,11 +48,12 @@ class Rollout:
 class Collector:
     """Keeps the environments, the beliefs and the failures between rollouts."""
 
-    def __init__(self, config: TrainConfig, agent: Agent) -> None:
+    def __init__(self, config: TrainConfig, agent: Agent, steps: int = 0) -> None:
+        """`steps` already trained make the draws of a resumed run new ones."""
         task = task_class(config.task)
         self.config, self.agent = config, agent
-        self.env = VectorEnv(config.task, config.num_envs, config.workers, config.seed)
-        self._rng = np.random.default_rng([config.seed, 1])
+        self.env = VectorEnv(config.task, config.num_envs, config.workers, config.seed + steps)
+        self._rng = np.random.default_rng([config.seed, steps, 1])
         self._dropout = SensorDropout(task.observations, config.num_envs, self._rng, config.dropout)
         n, size = config.num_envs, agent.model.size
         self._mean = np.array([v for o in task.observations for v in o.mean])

@@ -16,6 +16,7 @@ from training.config import TrainConfig
 from training.rollout import Rollout
 
 _SCALE_WEIGHT = 1.0
+_SCALE_SPEED = 10.0  # logarithms of precisions and step sizes travel farther than weights
 
 
 def filter_loss(
@@ -45,7 +46,8 @@ def filter_loss(
     predicted = (weight * gaussian_energy(x - prediction, model.predictive_log_precision())).sum()
     latent = (weight * gaussian_energy(model.latent_error(z, drive), model.latent_log_precision())).sum()
     flat = z.flatten(0, 1)
-    scale = (flat.var(0) - 1.0).square().mean() + flat.mean(0).square().mean()
+    free = (agent.anchors.sum(1) == 0).float()
+    scale = (free * ((flat.var(0) - 1.0).square() + flat.mean(0).square())).mean()
     return {
         "reconstruction": reconstruction / x.shape[-1],
         "prediction": predicted / x.shape[-1],
@@ -79,18 +81,29 @@ class WorldModel:
 
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         self.config, self.agent = config, agent
-        self.parameters = [*agent.model.parameters(), *agent.encoder.parameters(), agent.log_step_size]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, eps=1e-5)
+        scales = [p for n, p in agent.model.named_parameters() if "log_precision" in n] + [agent.log_step_size]
+        weights = [p for n, p in agent.model.named_parameters() if "log_precision" not in n]
+        self.parameters = [*scales, *weights, *agent.encoder.parameters()]
+        groups = [
+            {"params": scales, "speed": _SCALE_SPEED},
+            {"params": [*weights, *agent.encoder.parameters()], "speed": 1.0},
+        ]
+        self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate, eps=1e-5)
+
+    def _minibatches(self, steps: Tensor) -> list[Tensor]:
+        """One minibatch for each number of refinement steps, in random order: a short one costs little."""
+        values = steps.unique()
+        return [torch.nonzero(steps == values[i]).squeeze(1) for i in torch.randperm(len(values))]
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Learn from one rollout; `progress` in [0, 1] decays the step size to zero."""
         c = self.config
         for group in self.optimizer.param_groups:
-            group["lr"] = c.learning_rate * max(1.0 - progress, 0.02)
+            group["lr"] = group["speed"] * c.learning_rate * max(1.0 - progress, 0.02)
         batch = sequences(rollout, c.sequence)
         total: dict[str, float] = {}
         for _ in range(c.model_epochs):
-            for index in torch.randperm(len(batch["z_start"])).chunk(c.model_minibatches):
+            for index in self._minibatches(batch["steps"]):
                 terms = filter_loss(
                     self.agent,
                     **{k: v[index] if k in ("z_start", "steps") else v[:, index] for k, v in batch.items()},

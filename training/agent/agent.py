@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from training.agent.config import AgentConfig
 from training.agent.model import GenerativeModel
-from training.agent.networks import mlp
+from training.agent.networks import SkipMLP, mlp
 
 _GUARD = (1.0, 0.5, 0.25, 0.0)  # multiples of the refinement's displacement; the one of least F is kept
 
@@ -41,18 +41,32 @@ class Belief:
 class Agent(nn.Module):
     """All tensors are normalised; x (B, D) must be finite also where the mask (B, D) is zero."""
 
+    anchors: Tensor
+    """(Z, D), one where a latent is tied to an observation channel."""
+
     def __init__(self, config: AgentConfig, observation_size: int, action_size: int) -> None:
         super().__init__()
         self.config = config
         self.observation_size, self.action_size = observation_size, action_size
         self.model = GenerativeModel(config.nodes, observation_size, action_size, config.hidden)
         size = self.model.size
-        self.encoder = mlp(3 * observation_size + size, config.hidden, size, last_gain=0.1)
-        self.log_step_size = nn.Parameter(torch.full((size,), -6.0))
+        self.encoder = SkipMLP(3 * observation_size + size, config.hidden, size)
+        self.register_buffer("anchors", self._anchors())
+        with torch.no_grad():  # half of each innovation corrects the latent that explains it
+            self.encoder.linear.weight[:, -observation_size:] = 0.5 * self.anchors
+        self.log_step_size = nn.Parameter(torch.full((size,), -4.0))
         acting = next(n.size for n in config.nodes if n.name == config.acting_node)
         self.policy = mlp(acting, config.hidden, action_size, last_gain=0.01)
         self.critic = mlp(size + observation_size, config.hidden, 1)
         self.log_std = nn.Parameter(torch.full((action_size,), -0.5))
+
+    def _anchors(self) -> Tensor:
+        anchors = torch.zeros(self.model.size, self.observation_size)
+        if not self.model.observation.anchored:
+            return anchors
+        columns = torch.cat([torch.arange(self.model.size)[self.model.slices[n]] for n in self.model.observed])
+        anchors[columns] = self.model.observation.skip_weight
+        return anchors
 
     def start(self, x: Tensor, mask: Tensor, z_previous: Tensor, action: Tensor) -> Start:
         """Predict, then amortize: z0 = prior mean + encoder(m x, m, prior mean, m (x - predicted x))."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.contract import Node
-from training.agent.networks import Conditional, mlp
+from training.agent.networks import Conditional, SkipMLP
 
 _LOG_2PI = math.log(2 * math.pi)
 _LARGEST_LOG_PRECISION = 2 * math.log(100.0)  # no channel is believed to better than 1 % of its scale
@@ -57,7 +57,7 @@ class GenerativeModel(nn.Module):
         self.observed = tuple(n.name for n in nodes if n.name not in with_children)
         """Nodes that predict the observation."""
         self.dynamics = nn.ModuleDict(
-            {n.name: mlp(n.size + action_size, hidden, n.size, last_gain=0.1) for n in nodes}
+            {n.name: SkipMLP(n.size + action_size, hidden, n.size) for n in nodes}
         )
         self.conditionals = nn.ModuleDict(
             {n.name: Conditional(sum(sizes[p] for p in n.parents), hidden, n.size) for n in nodes if n.parents}

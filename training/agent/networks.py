@@ -16,19 +16,44 @@ def mlp(inputs: int, hidden: int, outputs: int, last_gain: float = 1.0) -> nn.Se
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU(), last)
 
 
-class Conditional(nn.Module):
-    """Mean of a node given its parents: mu(z) = C z + W2 tanh(W1 z + b1) + b2.
-
-    `forward` also returns the hidden layer, with which `vjp` needs no second pass.
-    """
+class SkipMLP(nn.Module):
+    """A linear map, zero at the start, beside an MLP: precise where the function is nearly linear."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
+        self.linear = nn.Linear(inputs, outputs, bias=False)
+        nn.init.zeros_(self.linear.weight)
+        self.curved = mlp(inputs, hidden, outputs, last_gain=0.1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, outputs) for (B, inputs)."""
+        total: Tensor = self.linear(inputs) + self.curved(inputs)
+        return total
+
+
+class Conditional(nn.Module):
+    """Mean of a node given its parents: mu(z) = C z + W2 tanh(W1 z + b1) + b2.
+
+    With at least as many inputs as outputs, C is fixed to [I 0]: output i is latent i plus a learned correction. That
+    anchors the latents to the units of what they explain, so neither their scale nor their rotation can drift while the
+    policy learns to read them. Otherwise C is learned. `forward` also returns the hidden layer, with which `vjp` needs
+    no second pass.
+    """
+
+    skip_weight: Tensor
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.anchored = outputs if inputs >= outputs else 0
+        """Number of leading inputs that are tied to an output each."""
+        if self.anchored:
+            self.register_buffer("skip_weight", torch.eye(inputs, outputs))
+        else:
+            self.skip_weight = nn.Parameter(torch.randn(inputs, outputs) / math.sqrt(inputs))
         self.inner_weight = nn.Parameter(torch.randn(inputs, hidden) / math.sqrt(inputs))
         self.inner_bias = nn.Parameter(torch.zeros(hidden))
-        self.outer_weight = nn.Parameter(0.3 * torch.randn(hidden, outputs) / math.sqrt(hidden))
+        self.outer_weight = nn.Parameter(0.1 * torch.randn(hidden, outputs) / math.sqrt(hidden))
         self.outer_bias = nn.Parameter(torch.zeros(outputs))
-        self.skip_weight = nn.Parameter(torch.randn(inputs, outputs) / math.sqrt(inputs))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (B, outputs) and hidden layer (B, hidden) for z (B, inputs)."""

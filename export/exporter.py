@@ -1,0 +1,127 @@
+"""A run to a bundle: trace, describe, gate, calibrate, write."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import onnx
+from onnx import helper
+
+from export.gate import check_parity
+from export.graph import build_model
+from export.health import calibrate
+from export.record import record_ticks
+from runtime.bundle import METADATA_KEY, Bundle, graph_digest
+from runtime.contract import Contract, Health, Provenance, Refinement, State
+from sim.tasks import task_class
+from training.agent.agent import Agent
+from training.checkpoint import load_agent
+from training.config import TrainConfig
+
+_PACKAGES = ("ganglion", "torch", "onnx", "onnxruntime", "pybullet", "numpy")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export measured."""
+
+    contract: Contract
+    size_bytes: int
+
+
+def export(run: Path, output: Path, report: Callable[[str], None] | None = None) -> ExportReport:
+    """Write the trained agent of `run` as the bundle `output`, atomically.
+
+    `report` is called with the name of each stage. Raises GanglionError if the run cannot be loaded, and ParityError if
+    onnxruntime does not compute what torch does.
+    """
+    say = report or (lambda stage: None)
+    say("load the run")
+    agent, config, steps = load_agent(run)
+    agent.eval()
+    say("trace the graph")
+    model = build_model(agent)
+    contract = describe(agent, config, steps)
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Bundle.load(write_bundle(Path(folder) / "draft.onnx", model, contract))
+        say("record observations")
+        ticks = record_ticks(draft, config.task, config.seed)
+        say("compare torch and onnxruntime")
+        parity = check_parity(agent, draft, ticks)
+        say("calibrate the health signals")
+        health = calibrate(draft, config.task, config.seed)
+    contract = replace(contract, parity=parity, health=health)
+    write_bundle(output, model, contract)
+    return ExportReport(Bundle.load(output).contract, output.stat().st_size)
+
+
+def write_bundle(path: Path, model: onnx.ModelProto, contract: Contract) -> Path:
+    """Put the contract, with the graph's digest, into the model's metadata and write the file atomically."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    contract = replace(contract, digest=graph_digest(bare.SerializeToString()))
+    helper.set_model_props(bare, {METADATA_KEY: contract.to_json()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_bytes(bare.SerializeToString())
+    os.replace(temporary, path)
+    return path
+
+
+def describe(agent: Agent, config: TrainConfig, steps: int) -> Contract:
+    """The contract of an agent, without parity, health and digest."""
+    task = task_class(config.task)
+    sizes = agent.log_step_size.detach().exp()
+    return Contract(
+        robot=task.robot.name,
+        rate_hz=task.rate_hz,
+        observations=task.observations,
+        action=task.action,
+        nodes=config.agent.nodes,
+        acting_node=config.agent.acting_node,
+        states=(State("z", (1, agent.model.size), (0.0,) * agent.model.size),),
+        refinement=Refinement(
+            default_steps=config.agent.default_steps,
+            max_steps=config.agent.max_steps,
+            step_sizes={n: tuple(sizes[where].tolist()) for n, where in agent.model.slices.items()},
+        ),
+        health=Health(),
+        provenance=Provenance(
+            task=config.task,
+            algorithm=config.algorithm,
+            seed=config.seed,
+            steps=steps,
+            command=f"ganglion train {config.task} --seed {config.seed} --steps {config.steps}",
+            commit=_commit(),
+            created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            versions={name: _version(name) for name in _PACKAGES},
+        ),
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    """Commit of this source tree, with `+` if it has changes; `unknown` outside a repository."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
+            cwd=here, capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+

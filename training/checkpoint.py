@@ -1,0 +1,78 @@
+"""A run on disk: its settings as JSON and its weights as tensors that load without running code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runtime.errors import ContractError, GanglionError
+from runtime.schema import from_plain, to_plain
+from sim.tasks import task_class
+from training.agent.agent import Agent
+from training.config import TrainConfig
+
+CONFIG, CHECKPOINT = "config.json", "checkpoint.pt"
+
+
+def build_agent(config: TrainConfig) -> Agent:
+    """A new agent of the sizes that the run's task needs. Raises GanglionError for an unknown task."""
+    task = task_class(config.task)
+    return Agent(config.agent, sum(len(o.channels) for o in task.observations), len(task.action.joints))
+
+
+def save_config(run: Path, config: TrainConfig) -> None:
+    """Write the run's settings."""
+    run.mkdir(parents=True, exist_ok=True)
+    _replace(run / CONFIG, json.dumps(to_plain(config), indent=2).encode())
+
+
+def load_config(run: Path) -> TrainConfig:
+    """Settings of a run. Raises GanglionError if `run` is not one."""
+    path = run / CONFIG
+    try:
+        return from_plain(TrainConfig, json.loads(path.read_text()), str(path))
+    except (OSError, ValueError, ContractError) as error:
+        raise GanglionError(f"{run} is not a training run ({error}); make one with 'ganglion train TASK'") from error
+
+
+def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
+    """Write `state` so that a crash leaves either the old or the new checkpoint whole."""
+    temporary = run / (CHECKPOINT + ".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, run / CHECKPOINT)
+
+
+def load_checkpoint(run: Path) -> dict[str, Any]:
+    """The run's last checkpoint. Raises GanglionError if there is none or it is damaged."""
+    path = run / CHECKPOINT
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise GanglionError(f"cannot load {path} ({reason}); train again or copy the run again") from error
+    return state
+
+
+def load_agent(run: Path) -> tuple[Agent, TrainConfig, int]:
+    """Trained agent, settings and the number of steps it was trained for. Raises GanglionError."""
+    config = load_config(run)
+    state = load_checkpoint(run)
+    agent = build_agent(config)
+    try:
+        agent.load_state_dict(state["agent"])
+    except (KeyError, RuntimeError) as error:
+        raise GanglionError(
+            f"{run / CHECKPOINT} holds weights of another agent than {run / CONFIG} describes; train again"
+        ) from error
+    return agent, config, int(state["steps"])
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

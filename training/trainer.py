@@ -1,0 +1,135 @@
+"""The training loop: collect, learn the model, learn to act, log, checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from runtime.errors import GanglionError
+from training.algorithms.ppo import PPO
+from training.checkpoint import build_agent, load_checkpoint, load_config, save_checkpoint, save_config
+from training.config import TrainConfig
+from training.rollout import Collector
+from training.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a progress display needs after each update."""
+
+    steps: int
+    total_steps: int
+    steps_per_s: float
+    episode_return: float
+    """Mean of the last 100 episodes; NaN before the first one ends."""
+    success_rate: float
+
+
+class Trainer:
+    """One run. `save` and `load` carry everything but the simulations, which begin new episodes on resume."""
+
+    def __init__(self, config: TrainConfig, run: Path, resume: bool) -> None:
+        if config.algorithm != "ppo":
+            raise GanglionError(f"there is no algorithm '{config.algorithm}'; expected ppo")
+        if config.horizon % config.sequence:
+            raise GanglionError(f"horizon {config.horizon} must be a multiple of sequence {config.sequence}")
+        torch.manual_seed(config.seed)
+        self.config, self.run = config, run
+        self.agent = build_agent(config)
+        self.world_model = WorldModel(config, self.agent)
+        self.policy = PPO(config, self.agent)
+        self.steps = 0
+        if resume:
+            self._load(load_checkpoint(run))
+        else:
+            save_config(run, config)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.agent.load_state_dict(state["agent"])
+        self.world_model.optimizer.load_state_dict(state["world_model"])
+        self.policy.optimizer.load_state_dict(state["policy"])
+        self.steps = int(state["steps"])
+        torch.manual_seed(self.config.seed + self.steps)
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        save_checkpoint(
+            self.run,
+            {
+                "agent": self.agent.state_dict(),
+                "world_model": self.world_model.optimizer.state_dict(),
+                "policy": self.policy.optimizer.state_dict(),
+                "steps": self.steps,
+            },
+        )
+
+    def fit(self, report: Callable[[Status], None] | None = None) -> None:
+        """Train to the end of `config.steps`; saves on the way, at the end, and when interrupted."""
+        collector = Collector(self.config, self.agent, self.steps)
+        writer = SummaryWriter(str(self.run))
+        updates, started, first = 0, time.monotonic(), self.steps
+        try:
+            while self.steps < self.config.steps:
+                logs = self._update(collector)
+                updates += 1
+                speed = (self.steps - first) / (time.monotonic() - started)
+                status = Status(
+                    self.steps,
+                    self.config.steps,
+                    speed,
+                    float(np.mean(collector.episode_return)) if collector.episode_return else math.nan,
+                    float(np.mean(collector.success)) if collector.success else math.nan,
+                )
+                if collector.episode_return:
+                    logs["rollout/ep_rew_mean"] = status.episode_return
+                    logs["rollout/ep_len_mean"] = float(np.mean(collector.episode_length))
+                    logs["rollout/success_rate"] = status.success_rate
+                logs["time/fps"] = speed
+                for tag, value in logs.items():
+                    writer.add_scalar(tag, value, self.steps)
+                if updates % self.config.checkpoint_every == 0:
+                    self.save()
+                if report:
+                    report(status)
+            self.save()
+        except KeyboardInterrupt:
+            self.save()
+            raise
+        finally:
+            writer.close()
+            collector.close()
+
+    def _update(self, collector: Collector) -> dict[str, float]:
+        config = self.config
+        rollout = collector.collect()
+        self.steps += config.num_envs * config.horizon
+        logs = self.world_model.update(rollout, self.steps / config.steps)
+        if self.steps > config.model_only_steps:
+            logs |= self.policy.update(rollout)
+        bad = [name for name, value in logs.items() if not math.isfinite(value)]
+        if bad:
+            raise GanglionError(
+                f"training diverged at step {self.steps}: {', '.join(bad)} is not finite; "
+                f"resume from the last checkpoint with a smaller --learning-rate (now {config.learning_rate:g})"
+            )
+        return logs
+
+
+def train(config: TrainConfig, run: Path, report: Callable[[Status], None] | None = None) -> None:
+    """Train a new agent into the folder `run`. Raises GanglionError if the folder holds a run already."""
+    if (run / "config.json").exists():
+        raise GanglionError(f"{run} already holds a run; give another folder, or continue it with --resume {run}")
+    Trainer(config, run, resume=False).fit(report)
+
+
+def resume(run: Path, report: Callable[[Status], None] | None = None) -> None:
+    """Continue an interrupted run with its own settings. Raises GanglionError if it cannot be loaded."""
+    Trainer(load_config(run), run, resume=True).fit(report)

@@ -99,5 +99,5 @@ def test_a_graph_that_onnxruntime_refuses(tmp_path: Path, cartpole_path: Path) -
     old = graph_digest(cartpole_path.read_bytes())
     entry.value = entry.value.replace(old, graph_digest(model.SerializeToString()))
     bundle = Bundle.load(write(tmp_path / "b.onnx", model.SerializeToString()))
-    with pytest.raises(BundleError, match="onnxruntime .* refuses"):
+    with pytest.raises(BundleError, match=r"onnxruntime .* refuses"):
         Controller(bundle)

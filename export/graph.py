@@ -29,9 +29,9 @@ class _Start(nn.Module):
         super().__init__()
         self.agent = agent
 
-    def forward(self, x: Tensor, mask: Tensor, action: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, mask: Tensor, action: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         start = self.agent.start(x, mask, z, action)
-        return start.z, start.drive, start.prediction
+        return start.z, start.drive, start.prediction, start.gain
 
 
 class _Step(nn.Module):
@@ -39,8 +39,8 @@ class _Step(nn.Module):
         super().__init__()
         self.agent = agent
 
-    def forward(self, z: Tensor, x: Tensor, mask: Tensor, drive: Tensor) -> Tensor:
-        return self.agent.refine(z, x, mask, drive)
+    def forward(self, z: Tensor, x: Tensor, mask: Tensor, drive: Tensor, gain: Tensor) -> Tensor:
+        return self.agent.refine(z, x, mask, drive, gain)
 
 
 class _Finish(nn.Module):
@@ -49,9 +49,9 @@ class _Finish(nn.Module):
         self.agent = agent
 
     def forward(
-        self, z0: Tensor, drive: Tensor, prediction: Tensor, z: Tensor, x: Tensor, mask: Tensor
+        self, z0: Tensor, drive: Tensor, prediction: Tensor, gain: Tensor, z: Tensor, x: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        belief = self.agent.finish(Start(z0, drive, prediction), z, x, mask)
+        belief = self.agent.finish(Start(z0, drive, prediction, gain), z, x, mask)
         return self.agent.act(belief.z), belief.free_energy, belief.innovation, belief.z
 
 
@@ -120,15 +120,15 @@ def build_model(agent: Agent) -> onnx.ModelProto:
     start = _trace(
         _Start(agent),
         {"observation": d, "mask": d, "previous_action": a, "state.z": z},
-        ["start.z", "start.drive", "start.prediction"],
+        ["start.z", "start.drive", "start.prediction", "start.gain"],
         "start/",
     )
     step = _trace(
-        _Step(agent), {"loop.z": z, "observation": d, "mask": d, "start.drive": z}, ["loop.next_z"], "step/"
+        _Step(agent), {"loop.z": z, "observation": d, "mask": d, "start.drive": z, "start.gain": z}, ["loop.next_z"], "step/"
     )
     finish = _trace(
         _Finish(agent),
-        {"start.z": z, "start.drive": z, "start.prediction": d, "refined.z": z, "observation": d, "mask": d},
+        {"start.z": z, "start.drive": z, "start.prediction": d, "start.gain": z, "refined.z": z, "observation": d, "mask": d},
         ["action", "free_energy", "innovation", "next.z"],
         "finish/",
     )

@@ -24,8 +24,8 @@ class Limits:
 
     def limit(self, command: np.ndarray, previous: np.ndarray) -> np.ndarray:
         """`command` moved at most `max_step` from `previous`, then into [low, high]."""
-        stepped = np.clip(command, previous - self.max_step, previous + self.max_step)
-        return np.clip(stepped, self.low, self.high)
+        stepped = np.minimum(np.maximum(command, previous - self.max_step), previous + self.max_step)
+        return np.minimum(np.maximum(stepped, self.low), self.high)
 
     def normalised(self, command: np.ndarray, previous: np.ndarray) -> np.ndarray:
         """Inverse of `command`: the normalised action that this command amounts to."""

@@ -24,15 +24,19 @@ class Reason(IntFlag):
         return ", ".join(str(r.name).lower().replace("_", "-") for r in Reason if r in self)
 
 
+_MISSING, _STALE, _NON_FINITE, _OUT_OF_RANGE = (int(r) for r in Reason)  # plain integers: an IntFlag costs 1 us a use
+
+
 def mask_reasons(values: np.ndarray, stamp_ns: np.ndarray, now_ns: int, layout: Layout) -> np.ndarray:
     """Reasons (D,) uint8 not to believe each channel. A stamp from the future is as stale as one from the past."""
-    missing = stamp_ns == NEVER
-    stale = np.abs(now_ns - stamp_ns) > layout.max_age_ns
+    received = stamp_ns != NEVER
+    fresh = np.abs(now_ns - stamp_ns) <= layout.max_age_ns
+    inside = (values >= layout.low) & (values <= layout.high)  # false for NaN
+    if (received & fresh & inside).all():
+        return np.zeros(layout.size, np.uint8)
     finite = np.isfinite(values)
-    outside = finite & ((values < layout.low) | (values > layout.high))
-    reasons = missing * Reason.MISSING + (stale & ~missing) * Reason.STALE
-    reasons += (~finite & ~missing) * Reason.NON_FINITE + (outside & ~missing) * Reason.OUT_OF_RANGE
-    return reasons.astype(np.uint8)
+    reasons = ~fresh * _STALE + ~finite * _NON_FINITE + (finite & ~inside) * _OUT_OF_RANGE
+    return np.where(received, reasons, _MISSING).astype(np.uint8)
 
 
 def normalise(values: np.ndarray, believed: np.ndarray, layout: Layout) -> np.ndarray:

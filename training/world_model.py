@@ -46,8 +46,8 @@ def filter_loss(
     predicted = (weight * gaussian_energy(x - prediction, model.predictive_log_precision())).sum()
     latent = (weight * gaussian_energy(model.latent_error(z, drive), model.latent_log_precision())).sum()
     flat = z.flatten(0, 1)
-    free = (agent.anchors.sum(1) == 0).float()
-    scale = (free * ((flat.var(0) - 1.0).square() + flat.mean(0).square())).mean()
+    free = (model.anchors.sum(1) == 0).to(flat)
+    scale = (free * (flat.var(0).clamp(min=1e-6).log().square() + flat.mean(0).square())).mean()
     return {
         "reconstruction": reconstruction / x.shape[-1],
         "prediction": predicted / x.shape[-1],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,8 @@ class Start:
     """Temporal part of the prior mean (B, Z)."""
     prediction: Tensor
     """Predicted observation at the prior mean (B, D)."""
+    gain: Tensor
+    """Step size over curvature, per latent (B, Z)."""
 
 
 @dataclass
@@ -41,9 +44,6 @@ class Belief:
 class Agent(nn.Module):
     """All tensors are normalised; x (B, D) must be finite also where the mask (B, D) is zero."""
 
-    anchors: Tensor
-    """(Z, D), one where a latent is tied to an observation channel."""
-
     def __init__(self, config: AgentConfig, observation_size: int, action_size: int) -> None:
         super().__init__()
         self.config = config
@@ -51,22 +51,13 @@ class Agent(nn.Module):
         self.model = GenerativeModel(config.nodes, observation_size, action_size, config.hidden)
         size = self.model.size
         self.encoder = SkipMLP(3 * observation_size + size, config.hidden, size)
-        self.register_buffer("anchors", self._anchors())
         with torch.no_grad():  # half of each innovation corrects the latent that explains it
-            self.encoder.linear.weight[:, -observation_size:] = 0.5 * self.anchors
-        self.log_step_size = nn.Parameter(torch.full((size,), -4.0))
+            self.encoder.linear.weight[:, -observation_size:] = 0.5 * self.model.anchors
+        self.log_step_size = nn.Parameter(torch.full((size,), math.log(0.5)))
         acting = next(n.size for n in config.nodes if n.name == config.acting_node)
         self.policy = mlp(acting, config.hidden, action_size, last_gain=0.01)
         self.critic = mlp(size + observation_size, config.hidden, 1)
         self.log_std = nn.Parameter(torch.full((action_size,), -0.5))
-
-    def _anchors(self) -> Tensor:
-        anchors = torch.zeros(self.model.size, self.observation_size)
-        if not self.model.observation.anchored:
-            return anchors
-        columns = torch.cat([torch.arange(self.model.size)[self.model.slices[n]] for n in self.model.observed])
-        anchors[columns] = self.model.observation.skip_weight
-        return anchors
 
     def start(self, x: Tensor, mask: Tensor, z_previous: Tensor, action: Tensor) -> Start:
         """Predict, then amortize: z0 = prior mean + encoder(m x, m, prior mean, m (x - predicted x))."""
@@ -74,11 +65,12 @@ class Agent(nn.Module):
         prior = self.model.prior_mean(drive)
         prediction = self.model.predict(prior)
         features = torch.cat((mask * x, mask, prior, mask * (x - prediction)), -1)
-        return Start(prior + self.encoder(features), drive, prediction)
+        gain = self.log_step_size.exp() / self.model.curvature(mask)
+        return Start(prior + self.encoder(features), drive, prediction, gain)
 
-    def refine(self, z: Tensor, x: Tensor, mask: Tensor, drive: Tensor) -> Tensor:
-        """One step z - eta * dF/dz, with a learned positive eta per latent dimension."""
-        return z - self.log_step_size.exp() * self.model.free_energy_gradient(z, x, mask, drive)
+    def refine(self, z: Tensor, x: Tensor, mask: Tensor, drive: Tensor, gain: Tensor) -> Tensor:
+        """One step z - eta D^-1 dF/dz, with the diagonal curvature D and a learned eta > 0 per latent."""
+        return z - gain * self.model.free_energy_gradient(z, x, mask, drive)
 
     def finish(self, start: Start, z: Tensor, x: Tensor, mask: Tensor) -> Belief:
         """Guard the refined z so that F is not above its value at the amortized answer, and report."""
@@ -98,7 +90,7 @@ class Agent(nn.Module):
         start = self.start(x, mask, z_previous, action)
         z = start.z
         for k in range(int(steps.max())):
-            z = torch.where((steps > k).unsqueeze(-1), self.refine(z, x, mask, start.drive), z)
+            z = torch.where((steps > k).unsqueeze(-1), self.refine(z, x, mask, start.drive, start.gain), z)
         return self.finish(start, z, x, mask), start
 
     def act(self, z: Tensor) -> Tensor:

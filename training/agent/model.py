@@ -19,6 +19,8 @@ from training.agent.networks import Conditional, SkipMLP
 
 _LOG_2PI = math.log(2 * math.pi)
 _LARGEST_LOG_PRECISION = 2 * math.log(100.0)  # no channel is believed to better than 1 % of its scale
+_LARGEST_LATENT = 20.0  # normalised units; keeps open-loop prediction finite however long the sensors are gone
+_LEAK = 0.9  # per tick, of latents that no channel anchors; keeps their memory finite
 
 
 def gaussian_energy(error: Tensor, log_precision: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -43,6 +45,9 @@ class LogPrecision(nn.Module):
 class GenerativeModel(nn.Module):
     """p(z_t | z_{t-1}, a_{t-1}) on the graph and p(x_t | z_t)."""
 
+    retention: Tensor
+    """(Z,), what is left of each latent after one tick if nothing else is known."""
+
     def __init__(self, nodes: tuple[Node, ...], observation_size: int, action_size: int, hidden: int) -> None:
         super().__init__()
         self.nodes = nodes
@@ -63,10 +68,20 @@ class GenerativeModel(nn.Module):
             {n.name: Conditional(sum(sizes[p] for p in n.parents), hidden, n.size) for n in nodes if n.parents}
         )
         self.observation = Conditional(sum(sizes[n] for n in self.observed), hidden, observation_size)
+        self.register_buffer("retention", torch.where(self.anchors.sum(1) > 0, 1.0, _LEAK))
         self.latent_log_precision = LogPrecision(self.size, 2.0)
         self.observation_log_precision = LogPrecision(observation_size, 2.0)
         self.predictive_log_precision = LogPrecision(observation_size, 1.0)
         """Precision of the one-step prediction of x; scales the innovation."""
+
+    @property
+    def anchors(self) -> Tensor:
+        """(Z, D), one where a latent is tied to an observation channel."""
+        anchors = torch.zeros(self.size, self.observation.outer_bias.numel())
+        if self.observation.anchored:
+            rows = torch.cat([torch.arange(self.size)[self.slices[n]] for n in self.observed])
+            anchors[rows] = self.observation.skip_weight.cpu()
+        return anchors
 
     def _gather(self, z: Tensor, names: tuple[str, ...]) -> Tensor:
         parts = [z[..., self.slices[n]] for n in names]
@@ -76,9 +91,11 @@ class GenerativeModel(nn.Module):
         """Temporal part of every node's mean (B, Z), from z_{t-1} (B, Z) and a_{t-1} (B, A)."""
         parts = []
         for node in self.nodes:
-            own = z_previous[..., self.slices[node.name]]
-            parts.append(own + self.dynamics[node.name](torch.cat((own, action), -1)))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+            where = self.slices[node.name]
+            own = z_previous[..., where]
+            parts.append(self.retention[where] * own + self.dynamics[node.name](torch.cat((own, action), -1)))
+        drive = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return drive.clamp(-_LARGEST_LATENT, _LARGEST_LATENT)
 
     def prior_mean(self, drive: Tensor) -> Tensor:
         """Prior mean of every node (B, Z) by ancestral pass: each node at the mean given its parents' means."""
@@ -119,7 +136,7 @@ class GenerativeModel(nn.Module):
         precision = self.latent_log_precision().exp()
         prediction, hidden = self.observation(self._gather(z, self.observed))
         weighted = mask * self.observation_log_precision().exp() * (x - prediction)
-        received = {n.name: [] for n in self.nodes}  # type: dict[str, list[Tensor]]
+        received: dict[str, list[Tensor]] = {n.name: [] for n in self.nodes}
         self._send(self.observation.vjp(weighted, hidden), self.observed, received)
         own: dict[str, Tensor] = {}
         for node in self.nodes:
@@ -137,6 +154,20 @@ class GenerativeModel(nn.Module):
             for message in received[node.name]:
                 gradient = gradient - message
             parts.append(gradient)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def curvature(self, mask: Tensor) -> Tensor:
+        """Diagonal of d2F/dz2 of the linear part of the model, (B, Z): Lambda_n + sum over children of C^2 Lambda_m."""
+        precision = self.latent_log_precision().exp()
+        per_node = {n.name: precision[self.slices[n.name]].expand(*mask.shape[:-1], -1) for n in self.nodes}
+        received: dict[str, list[Tensor]] = {n.name: [] for n in self.nodes}
+        seen = mask * self.observation_log_precision().exp()
+        self._send(seen @ self.observation.skip_weight.square().T, self.observed, received)
+        for node in self.nodes:
+            if node.parents:
+                skip = self.conditionals[node.name].skip_weight
+                self._send(per_node[node.name] @ skip.square().T, node.parents, received)
+        parts = [sum(received[n.name], per_node[n.name]) for n in self.nodes]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def _send(self, message: Tensor, parents: tuple[str, ...], received: dict[str, list[Tensor]]) -> None:

@@ -8,7 +8,6 @@ and parameters until shortly before each deadline, then sleeps to the deadline a
 
 from __future__ import annotations
 
-import gc
 import math
 import sys
 import time
@@ -21,11 +20,13 @@ from rclpy.parameter import Parameter
 
 from ros_nodes.control_loop import SPIN_MARGIN_NS, ControlLoop
 from ros_nodes.reporting import active_status, diagnostics, idle_status
+from ros_nodes.scheduling import declare_priority, quieten_memory, raise_priority
 from ros_nodes.spinning import Spinner, run
 from runtime.bundle import Bundle
 from runtime.errors import BundleError, ContractError, GanglionError
 
 _IDLE_NS = 50_000_000
+_PRIORITY = 40
 _SUCCESS, _FAILURE, _ERROR = (
     TransitionCallbackReturn.SUCCESS,
     TransitionCallbackReturn.FAILURE,
@@ -44,9 +45,11 @@ class ControllerNode(LifecycleNode):
         self._declare("refine", -1, "refinement steps per tick; -1 is the bundle's default; may change at any time")
         self._declare("rate_hz", 0.0, "ticks per second; 0 is the contract's rate; read when configuring")
         self._declare("autostart", False, "configure and activate without waiting for a lifecycle manager")
+        declare_priority(self, _PRIORITY)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        raise_priority(self)
         if self._value("autostart") and self.trigger_configure() == _SUCCESS:
             self.trigger_activate()
 
@@ -72,8 +75,7 @@ class ControllerNode(LifecycleNode):
         except Exception as error:
             self.get_logger().error(f"configuring failed unexpectedly ({type(error).__name__}: {error})")
             return _ERROR
-        gc.collect()
-        gc.freeze()
+        quieten_memory()
         action = bundle.contract.action
         self.get_logger().info(
             f"{bundle.path}: {bundle.contract.robot}, {len(action.joints)} joints by {action.kind}, {rate_hz:g} Hz, "
@@ -139,7 +141,6 @@ class ControllerNode(LifecycleNode):
         if self._loop is not None:
             self._loop.destroy(self)
             self._loop = None
-            gc.unfreeze()
 
     # Parameters and diagnostics.
 

@@ -21,6 +21,7 @@ from std_srvs.srv import Trigger
 
 from ros_nodes.conversion import MESSAGE_TYPES, sensor_message
 from ros_nodes.polling import PolledSubscription
+from ros_nodes.scheduling import declare_priority, quieten_memory, raise_priority
 from ros_nodes.spinning import Spinner, run
 from runtime.contract import Layout
 from runtime.errors import ContractError
@@ -31,6 +32,7 @@ from sim.env import RobotEnv
 from sim.tasks import TASKS
 
 _SPIN_MARGIN_NS = 1_000_000
+_PRIORITY = 35  # below the controller's, which a real robot would not slow down
 
 
 class SimNode(Node):
@@ -41,6 +43,7 @@ class SimNode(Node):
         super().__init__("sim")
         self._declare("task", "kuka_reach", f"one of {', '.join(sorted(TASKS))}", read_only=True)
         self._declare("seed", 0, "seed of the episode; read when an episode starts (service ~/reset)")
+        declare_priority(self, _PRIORITY)
         faults = ParameterDescriptor(
             description="sensor faults: 'lost:TARGET' or 'dropout:TARGET=P'; may change at any time",
             dynamic_typing=True,  # ROS gives an empty list the type of a byte array
@@ -63,6 +66,8 @@ class SimNode(Node):
         self._commands = PolledSubscription(self, Float64MultiArray, task.action.topic, QoSProfile(depth=1))
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._episode = 0
+        raise_priority(self)
+        quieten_memory()
         self._pacer = Pacer(task.rate_hz)
         self._reset()
         self.get_logger().info(f"{task.name}: {task.summary}, {task.rate_hz:g} Hz, commands on {self._commands.topic}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -24,9 +25,10 @@ KUKA = tiny_contract("kuka_reach")
 
 def test_commands_flow_at_the_rate_and_are_what_the_controller_computes(session: Session, kuka: Path) -> None:
     robot = FakeRobot(session, KUKA)
-    start_controller(session, kuka)
+    child = start_controller(session, kuka)
     robot.wait_for(Status.ACTIVE)
     session.spin(2.0)
+    assert os.sched_getscheduler(child.process.pid) == os.SCHED_FIFO or "real-time priority 40 is refused" in child.log
 
     ticks = robot.ticks
     periods = np.diff([t.now_ns for t in ticks])

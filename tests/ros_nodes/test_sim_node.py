@@ -162,5 +162,8 @@ def test_every_task_becomes_a_robot_that_its_controller_drives(session: Session,
     metric = PolledSubscription(session.node, Float64, f"metrics/{name}", _DEEP)
     values: list[float] = []
     session.idle.append(lambda: values.extend(m.data for m, _ in metric.take()))
+    session.wait(lambda: bool(values), f"the metric {name}")
+    session.call(Trigger, "/sim/reset", Trigger.Request())
+    values.clear()
     session.wait(lambda: len(values) > 50, f"{name} of the moving robot")
     assert len(set(values)) > 25

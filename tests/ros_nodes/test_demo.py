@@ -1,0 +1,102 @@
+"""The demo end to end with a tiny bundle: two processes, a recorder, replay, numbers and plot."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rosbags.highlevel import AnyReader
+
+from ros_nodes.demo import run_demo
+from ros_nodes.session import Session
+from runtime.errors import BundleError, GanglionError
+from tests.ros_nodes.harness import own_domain
+from tests.tiny_bundle import tiny_contract
+
+KUKA = tiny_contract("kuka_reach")
+_KEYS = {
+    "rate_hz", "ticks", "late_ticks", "transport", "tick_us", "latency_us", "tracking_error_m", "replay_bit_exact",
+}  # fmt: skip
+
+
+def test_the_demo_end_to_end(tmp_path: Path, kuka: Path) -> None:
+    steps: list[float] = []
+    out = tmp_path / "demo"
+    (out / "bag").mkdir(parents=True)  # an old one is replaced
+    result = run_demo(kuka, 4.0, out, lambda text, fraction: steps.append(fraction))
+    assert steps == sorted(steps)
+    assert (steps[0], steps[-1]) == (0.0, 1.0)
+    assert json.loads((out / "demo.json").read_text()) == result
+    assert set(result) >= _KEYS
+    assert result["rate_hz"] == 100
+    assert 380 < result["ticks"] < 480
+    assert result["replay_bit_exact"]
+    assert result["replayed_ticks"] == result["ticks"]
+    assert "rmw_" in result["transport"]
+    for key in ("tick_us", "latency_us"):
+        assert 0 < result[key]["p50"] <= result[key]["p99"] <= result[key]["max"]
+    assert [p["refine"] for p in result["phases"]] == [2, 0, 2, 0]
+    assert [p["masked_channels"] for p in result["phases"]] == [0, 0, 4, 4]
+    assert [round(p["free_energy_mean"], 2) for p in result["phases"]] == [3, 1, 3, 1]
+    assert (out / "demo.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert list(out.glob(".*")) == []
+    _check_errors(out / "bag", result["tracking_error_m"])
+
+
+def _check_errors(bag: Path, reported: dict[str, dict[str, float]]) -> None:
+    """Once more from the bag, without the demo's code; the first quarter of a phase is left out."""
+    with AnyReader([bag]) as reader:
+        read = [(c.topic, t * 1e-9, reader.deserialize(d, c.msgtype).data) for c, t, d in reader.messages()
+                if c.topic in ("/metrics/tracking_error_m", "/controller/telemetry")]  # fmt: skip
+    keys = [("nominal", "k_default"), ("nominal", "k0"), ("faulted", "k_default"), ("faulted", "k0")]
+    for activation, (phase, column) in enumerate(keys, start=1):
+        times = [t for topic, t, data in read if topic == "/controller/telemetry" and data[0] == activation]
+        assert times[-1] - times[0] == pytest.approx(1.0, abs=0.1)
+        start, end = times[0] + 0.25, times[-1]
+        errors = [data for topic, t, data in read if topic == "/metrics/tracking_error_m" and start <= t <= end]
+        assert reported[phase][column] == pytest.approx(np.mean(errors), rel=1e-9)
+
+
+def test_wrong_bundles_and_durations_are_refused(tmp_path: Path, cartpole: Path, kuka: Path) -> None:
+    with pytest.raises(BundleError, match="needs an arm"):
+        run_demo(cartpole, 4.0, tmp_path / "demo")
+    with pytest.raises(GanglionError, match="expected at least 2 s"):
+        run_demo(kuka, 0.5, tmp_path / "demo")
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_child_that_ends_early_is_one_clear_error(tmp_path: Path) -> None:
+    with Session(own_domain(), tmp_path) as session:
+        session.start("ros_nodes.sim_node", {"task": "juggle"})
+        with pytest.raises(GanglionError, match=r"sim_node ended early with status 2(.|\n)*there is no task 'juggle'"):
+            session.spin(15)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_no_processes_and_a_complete_bag(
+    tmp_path: Path, kuka: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "demo"
+    program = (
+        "from pathlib import Path; from ros_nodes.demo import run_demo;"
+        f"run_demo(Path({str(kuka)!r}), 60, Path({str(out)!r}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    log = out / "log" / "controller_node.1.log"
+    while not (log.exists() and "active: the agent acts" in log.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    process.send_signal(number)
+    assert process.wait(15) != 0
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    with AnyReader([out / "bag"]) as reader:
+        assert reader.message_count > 10

@@ -6,18 +6,20 @@ Only what the chosen subcommand needs is imported, so that `inspect`, `bench` an
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
 
 from runtime.errors import ContractError, GanglionError
-from runtime.files import json_text, write_json
+from runtime.extras import explain_missing
+from runtime.files import json_text, shipped_bundle, write_json
+from runtime.tables import Table, bench_table, demo_table, evaluation_table, replay_table
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
@@ -25,22 +27,6 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 T = TypeVar("T")
-
-_EXTRAS = {
-    "onnxruntime": "cpu",
-    "rclpy": "ros",
-    "pybullet": "sim",
-    "pybullet_data": "sim",
-    "gymnasium": "sim",
-    "torch": "train",
-    "tensorboard": "train",
-    "onnx": "export",
-    "onnxscript": "export",
-    "rosbags": "replay",
-    "matplotlib": "report",
-    "plotly": "report",
-    "jinja2": "report",
-}
 
 
 def _comma_separated(kind: type, metavar: str, expected: str) -> Any:
@@ -70,8 +56,8 @@ JsonPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 class Command(Protocol):
     """A parsed subcommand."""
 
-    def run(self) -> None:
-        """Do it. Raises GanglionError for what the user can put right."""
+    def run(self) -> int | None:
+        """Do it; returns the exit code, zero if None. Raises GanglionError for what the user can put right."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +67,77 @@ class Tasks:
     def run(self) -> None:
         from sim.tasks import TASKS
 
-        table = Table("task", "robot", "what", "rate", "observations", "action")
+        rows: list[tuple[str, ...]] = []
         for name, task in sorted(TASKS.items()):
             channels = ", ".join(f"{o.name} {len(o.channels)}" for o in task.observations)
             action = f"{len(task.action.joints)} × {task.action.kind}"
-            table.add_row(name, task.robot.name, task.summary, f"{task.rate_hz:g} Hz", channels, action)
-        _print(table)
+            rows.append((name, task.robot.name, task.summary, f"{task.rate_hz:g} Hz", channels, action))
+        _print_table((("task", "robot", "what", "rate", "observations", "action"), rows))
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent for TASK, by default as is known to solve it; 'train --resume RUN' continues a run."""
+
+    config: Any
+    """training.config.TrainConfig; None to resume."""
+    output: Path
+
+    def run(self) -> None:
+        from training.trainer import Status, resume, train
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("starting", total=None)
+
+            def report(s: Status) -> None:
+                text = f"{s.steps_per_s:.0f} steps/s, return {s.episode_return:.1f}, {s.success_rate:.0%} solved"
+                bar.update(task, description=text, completed=s.steps, total=s.total_steps)
+
+            if self.config is None:
+                resume(self.output, report)
+            else:
+                train(self.config, self.output, report)
+        _print(f"{self.output} is trained; next: ganglion export {self.output} -o FILE.onnx")
+
+
+def _parse_train(arguments: list[str]) -> Train:
+    """The task comes first, because it chooses the defaults of all that follows."""
+    from training.config import TrainConfig, preset
+
+    if arguments[:1] == ["--resume"]:
+        if len(arguments) != 2:
+            raise GanglionError("give the folder of the run and nothing else: ganglion train --resume RUN")
+        return Train(None, Path(arguments[1]))
+    named = bool(arguments) and not arguments[0].startswith("-")
+    defaults = preset(arguments[0] if named else "kuka_reach")
+    names = [f.name for f in fields(TrainConfig)]
+    task = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
+    folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="Folder of the run.")]
+    extra: list[Any] = [("task", task), ("output", folder, Path("runs") / defaults.task)]
+    settings = make_dataclass("Train", extra, bases=(TrainConfig,), frozen=True, namespace={"__doc__": Train.__doc__})
+    shown = settings(**{n: getattr(defaults, n) for n in names}) if named else None
+    given = _cli(settings, "train", arguments, shown)
+    return Train(TrainConfig(**{n: getattr(given, n) for n in names}), given.output)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Make a bundle of a trained run: trace, compare with torch, calibrate, write one ONNX file."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run."""
+    output: Annotated[Path, tyro.conf.arg(metavar="FILE", aliases=["-o"])]
+    """Bundle (.onnx) to write."""
+
+    def run(self) -> None:
+        from export.exporter import export
+
+        with Console(stderr=True).status("export") as status:
+            report = export(self.folder, self.output, lambda stage: status.update(stage))
+        parity = report.contract.parity
+        found = f", largest difference from torch {parity.max_difference:.1e}" if parity else ""
+        _print(f"{self.output}: {report.size_bytes / 1000:.0f} kB{found}")
 
 
 @dataclass(frozen=True)
@@ -99,19 +150,16 @@ class Inspect:
     """Print the contract as JSON instead."""
 
     def run(self) -> None:
-        from runtime import describe
+        from runtime.describe import card
         from runtime.schema import to_plain
 
         bundle = _load(self.file)
         if self.json:
             sys.stdout.write(json_text(to_plain(bundle.contract)))
             return
-        _print(str(self.file))
-        _print(_table(("", ""), describe.facts(bundle)))
-        _print("observations")
-        _print(_table(describe.OBSERVATION_COLUMNS, describe.observation_rows(bundle.contract)))
-        _print(f"action: {describe.action_title(bundle.contract)}")
-        _print(_table(describe.ACTION_COLUMNS, describe.action_rows(bundle.contract)))
+        for title, table in card(bundle):
+            _print(title)
+            _print_table(table)
 
 
 @dataclass(frozen=True)
@@ -134,14 +182,11 @@ class Bench:
         largest = bundle.contract.refinement.max_steps
         steps = [k for k in self.refine if k <= largest]
         if len(steps) < len(self.refine):
-            _notice(f"left out K above {largest}, the bundle's largest number of refinement steps")
+            sys.stderr.write(f"notice: left out K above {largest}, the bundle's largest number of refinement steps\n")
         if not steps:
             raise ContractError(f"no K is left to measure: got {list(self.refine)}, the bundle allows 0 to {largest}")
         result = _with_progress("bench", lambda progress: bench(bundle, steps, self.ticks, progress))
-        table = Table("K", "p50 µs", "p99 µs", "max µs")
-        for k, times in result["refine"].items():
-            table.add_row(k, *(f"{times[p]:.1f}" for p in ("p50_us", "p99_us", "max_us")))
-        _finish(f"{self.file} on {result['provider']}", table, result, self.json)
+        _finish(f"{self.file} on {result['provider']}", bench_table(result), result, self.json)
 
 
 @dataclass(frozen=True)
@@ -167,23 +212,72 @@ class Eval:
         from sim.evaluate import evaluate
 
         bundle = _load(self.file)
-        result = _with_progress(
-            "episodes",
-            lambda progress: evaluate(
-                bundle, self.task or None, self.episodes, self.refine or None, self.faults, self.seed, progress
-            ),
-        )
-        known = ("refine", "fault", "episodes", "return_mean", "return_ci95", "success_rate", "active_rate")
-        metrics = [key for key in result["results"][0] if key not in known]
-        table = Table(
-            "K", "fault", "return (95 %)", "success", "acting", *metrics, title=f"{self.file}: {result['task']}"
-        )
-        for r in result["results"]:
-            low, high = r["return_ci95"]
-            spread = f"{r['return_mean']:.2f} ({low:.2f} to {high:.2f})"
-            rates = (f"{r[k]:.1%}" for k in ("success_rate", "active_rate"))
-            table.add_row(str(r["refine"]), r["fault"], spread, *rates, *(f"{r[m]:.4g}" for m in metrics))
-        _finish(f"{self.file}: {result['task']}", table, result, self.json)
+        asked = (self.task, self.episodes, self.refine, self.faults, self.seed)
+        result = _with_progress("episodes", lambda progress: evaluate(bundle, *asked, progress))
+        _finish(f"{self.file}: {result['task']}", evaluation_table(result), result, self.json)
+
+
+@dataclass(frozen=True)
+class Sim:
+    """Run a task as a simulated robot on ROS 2 topics; '--ros-args …' at the end goes to the node."""
+
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
+    """Name of the task."""
+    seed: int = 0
+    """Seed of the episode."""
+    ros: tyro.conf.Suppress[tuple[str, ...]] = ()
+
+    def run(self) -> int:
+        from ros_nodes import sim_node
+        from ros_nodes.session import arguments
+        from sim.tasks import task_class
+
+        task_class(self.task)
+        return sim_node.main([*arguments({"task": self.task, "seed": self.seed}), *self.ros])
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run a bundle as the controller node and activate it; '--ros-args …' at the end goes to the node."""
+
+    file: BundlePath
+    """Bundle (.onnx)."""
+    refine: int = -1
+    """Refinement steps per tick; -1 is the bundle's default."""
+    ros: tyro.conf.Suppress[tuple[str, ...]] = ()
+
+    def run(self) -> int:
+        from ros_nodes import controller_node
+        from ros_nodes.session import arguments
+
+        _load(self.file)
+        parameters = {"bundle": str(self.file), "refine": self.refine, "autostart": True}
+        return controller_node.main([*arguments(parameters), *self.ros])
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Simulated arm and controller as two processes: nominal, two encoders lost, then the bag replayed."""
+
+    seconds: float = 20.0
+    """How long the robot runs."""
+    file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Bundle (.onnx) of an arm; the shipped one if not given."""
+    output: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/demo")
+    """Folder for demo.json, the bag, the plot and the logs."""
+    json: JsonPath = None
+    """Also write the result to this file."""
+
+    def run(self) -> None:
+        from ros_nodes.demo import run_demo
+
+        file = self.file or shipped_bundle("kuka_reach")
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("demo", total=1.0)
+            result = run_demo(
+                file, self.seconds, self.output, lambda what, done: bar.update(task, completed=done, description=what)
+            )
+        _finish(f"{file}: {self.output}", demo_table(result), result, self.json)
 
 
 @dataclass(frozen=True)
@@ -204,48 +298,47 @@ class Replay:
     def run(self) -> None:
         from runtime.replay.replay import replay
 
-        result = replay(self.bag, _load(self.file), mode=self.mode, namespace=self.namespace)
-        error = "no recorded commands" if result.rmse is None else f"rmse {result.rmse:.3g}, max {result.max:.3g}"
-        statuses = ", ".join(f"{n} {s.lower()}" for s, n in result.statuses.items())
-        rows = {
-            "mode": result.mode,
-            "ticks": f"{result.ticks} ({statuses}; {result.skipped} skipped)",
-            "actions identical": "yes" if result.bit_exact else "no",
-            "action error": error,
-            "first difference": result.first_difference,
-            "not in the bag": ", ".join(result.missing),
-            "speed": f"{result.realtime_factor:.0f} × real time",
-        }
-        table = _table(("", ""), [(key, value) for key, value in rows.items() if value])
-        _finish(f"{self.bag} on {self.file}", table, result.to_json(), self.json)
+        found = replay(self.bag, _load(self.file), mode=self.mode, namespace=self.namespace)
+        result = found.to_json()
+        _finish(f"{self.bag} on {self.file}", replay_table(result), result, self.json)
 
 
 COMMANDS: dict[str, type[Command]] = {
     "tasks": Tasks,
+    "train": Train,
+    "export": Export,
     "inspect": Inspect,
     "bench": Bench,
     "eval": Eval,
+    "sim": Sim,
+    "run": Run,
+    "demo": Demo,
     "replay": Replay,
 }
 
 
 def _parse(name: str, arguments: list[str]) -> Command:
-    return tyro.cli(COMMANDS[name], prog=f"ganglion {name}", args=arguments, config=(tyro.conf.FlagConversionOff,))
+    if name == "train":
+        return _parse_train(arguments)
+    if name in ("sim", "run") and "--ros-args" in arguments:
+        cut = arguments.index("--ros-args")
+        return replace(_parse(name, arguments[:cut]), ros=tuple(arguments[cut:]))  # type: ignore[type-var]
+    return _cli(COMMANDS[name], name, arguments)
+
+
+def _cli(kind: type[T], name: str, arguments: list[str], default: T | None = None) -> T:
+    known: dict[str, Any] = {} if default is None else {"default": default}
+    result: T = tyro.cli(kind, prog=f"ganglion {name}", args=arguments, config=(tyro.conf.FlagConversionOff,), **known)
+    return result
 
 
 def _overview() -> str:
-    lines = [f"  {name:<9} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        (
-            "usage: ganglion COMMAND …",
-            "",
-            "Train a robot's controller in simulation, ship it as one ONNX file, run it on ROS 2, replay its bags.",
-            "",
-            *lines,
-            "",
-            "'ganglion COMMAND --help' tells more; 'ganglion --version' tells the version.",
-            "",
-        )
+    lines = (f"  {name:<9} {(command.__doc__ or '').splitlines()[0]}\n" for name, command in COMMANDS.items())
+    return (
+        "usage: ganglion COMMAND …\n\n"
+        "Train a robot's controller in simulation, ship it as one ONNX file, run it on ROS 2, replay its bags.\n\n"
+        f"{''.join(lines)}\n"
+        "'ganglion COMMAND --help' tells more; 'ganglion --version' tells the version.\n"
     )
 
 
@@ -255,14 +348,14 @@ def _load(path: Path) -> Bundle:
     return Bundle.load(path)
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table; without a heading if no column has a name."""
-    table = Table(show_header=any(columns))
+def _print_table(table: Table) -> None:
+    columns, rows = table
+    shown = RichTable(show_header=any(columns))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        shown.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    return table
+        shown.add_row(*row)
+    _print(shown)
 
 
 def _with_progress(what: str, work: Callable[[Callable[[int, int], None]], T]) -> T:
@@ -274,30 +367,15 @@ def _with_progress(what: str, work: Callable[[Callable[[int, int], None]], T]) -
 
 
 def _print(what: object) -> None:
-    console = Console()
-    if not console.is_terminal:  # a file or a pipe has no width to fold to
-        console = Console(width=200)
-    console.print(what)
-
-
-def _notice(text: str) -> None:
-    sys.stderr.write(f"notice: {text}\n")
+    # A file or a pipe has no width to fold to.
+    Console(width=None if sys.stdout.isatty() else 200).print(what)
 
 
 def _finish(title: str, table: Table, result: object, path: Path | None) -> None:
     _print(title)
-    _print(table)
+    _print_table(table)
     if path is not None:
         write_json(path, result)
-
-
-def _explain_missing(error: ModuleNotFoundError) -> str:
-    module = (error.name or "").split(".")[0]
-    if module == "rclpy":
-        return "ROS 2 is not here (no module rclpy); source its setup file, or: pip install 'ganglion[ros]' on x86-64"
-    if module in _EXTRAS:
-        return f"this needs {module}, which is not installed; pip install 'ganglion[{_EXTRAS[module]}]'"
-    return f"the module {error.name} is missing; install ganglion again, with the extra that holds it"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -312,16 +390,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if args[0] not in COMMANDS:
             raise GanglionError(f"there is no command '{args[0]}'; expected one of {', '.join(COMMANDS)}")
-        _parse(args[0], args[1:]).run()
-    except GanglionError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except ModuleNotFoundError as error:
-        sys.stderr.write(f"error: {_explain_missing(error)}\n")
+        return _parse(args[0], args[1:]).run() or 0
+    except (GanglionError, ModuleNotFoundError) as error:
+        text = explain_missing(error) if isinstance(error, ModuleNotFoundError) else str(error)
+        sys.stderr.write(f"error: {text}\n")
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":

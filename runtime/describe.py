@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from runtime.bundle import Bundle
 from runtime.contract import Contract
+from runtime.tables import FACTS, Table
 
 OBSERVATION_COLUMNS = ("observation", "topic", "channel", "unit", "range", "mean ± scale", "max age", "needs")
 ACTION_COLUMNS = ("joint", "unit", "range", "scale", "max rate")
 
 
-def facts(bundle: Bundle) -> list[tuple[str, str]]:
+def card(bundle: Bundle) -> list[tuple[str, Table]]:
+    """Everything that a user wants to know of a bundle, as tables with their titles."""
+    contract = bundle.contract
+    return [
+        (str(bundle.path), (FACTS, facts(bundle))),
+        ("observations", (OBSERVATION_COLUMNS, observation_rows(contract))),
+        (f"action: {action_title(contract)}", (ACTION_COLUMNS, action_rows(contract))),
+    ]
+
+
+def facts(bundle: Bundle) -> list[tuple[str, ...]]:
     """Name and text of everything that is not about single channels."""
     c = bundle.contract
     p = c.provenance

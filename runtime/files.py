@@ -1,8 +1,9 @@
-"""Writing results so that a reader never finds half a file."""
+"""Results that a reader never finds half written, and the bundles that come with the installation."""
 
 from __future__ import annotations
 
 import json
+import sysconfig
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -32,3 +33,13 @@ def write_json(path: Path, value: Any) -> None:
             with suppress(OSError):
                 temporary.unlink()
         raise GanglionError(f"cannot write {path}: {error.strerror}; choose another place for it") from error
+
+
+def shipped_bundle(name: str) -> Path:
+    """A bundle of the checkout or the installation. Raises GanglionError if there is none of this name."""
+    data = Path(sysconfig.get_path("data"))
+    places = [Path(__file__).parents[1] / "bundles", data / "share" / "ganglion" / "bundles"]
+    found = [place / f"{name}.onnx" for place in places if (place / f"{name}.onnx").is_file()]
+    if not found:
+        raise GanglionError(f"there is no {name}.onnx in {' or '.join(str(p) for p in places)}; give a bundle yourself")
+    return found[0]

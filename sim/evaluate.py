@@ -37,16 +37,16 @@ class _Episode:
 
 def evaluate(
     bundle: Bundle,
-    task: str | None = None,
+    task: str = "",
     episodes: int = 100,
-    refine: Sequence[int] | None = None,
+    refine: Sequence[int] = (),
     faults: Sequence[str] = (NOMINAL,),
     seed: int = 1_000_000,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Run `episodes` episodes for every pair of `refine` and `faults`, the same seeds in each.
 
-    `task` is the contract's own if None, `refine` the contract's default. Returns `{"task", "results": [...]}` with
+    Empty, `task` is the one that the bundle was trained for and `refine` the bundle's default. Returns `{"task", "results": [...]}` with
     one entry per pair: `refine, fault, episodes, return_mean, return_ci95, success_rate, active_rate` and the mean
     of each metric of the task over the last 50 ticks. `progress` is called with the episodes done and the total.
     Raises ContractError if the contract does not fit the task, or a fault or a number of steps is not known.
@@ -57,7 +57,7 @@ def evaluate(
     name = task or contract.provenance.task
     columns = match_task(contract, task_class(name))
     parsed = {f: None if f == NOMINAL else parse_fault(f, contract.layout) for f in faults}
-    steps = [contract.refinement.default_steps] if refine is None else list(refine)
+    steps = list(refine) or [contract.refinement.default_steps]
     controllers = {k: Controller(bundle, k) for k in steps}
     env = RobotEnv(name)
     results: list[dict[str, Any]] = []

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import gymnasium
 import numpy as np
 import pytest
@@ -27,10 +29,10 @@ def episode(env: RobotEnv, seed: int, ticks: int = TICKS) -> bytes:
 
 
 @pytest.fixture(params=sorted(TASKS))
-def env(request: pytest.FixtureRequest) -> RobotEnv:
+def env(request: pytest.FixtureRequest) -> Iterator[RobotEnv]:
     env = RobotEnv(request.param)
-    request.addfinalizer(env.close)
-    return env
+    yield env
+    env.close()
 
 
 # Observations are SI values with noise: their ranges are in the contract, not in the space.

@@ -81,7 +81,7 @@ def test_a_robot_that_cannot_see_its_pose_stays_where_it_is(tmp_path: Path) -> N
 
 
 def test_another_robot_is_refused_by_name(cartpole: Bundle) -> None:
-    with pytest.raises(ContractError, match="does not fit the task 'kuka_reach'.*slider_to_cart.*lbr_iiwa_joint_1"):
+    with pytest.raises(ContractError, match=r"does not fit the task 'kuka_reach'.*slider_to_cart.*lbr_iiwa_joint_1"):
         evaluate(cartpole, task="kuka_reach", episodes=1)
 
 

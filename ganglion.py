@@ -135,9 +135,7 @@ class Export:
 
         with Console(stderr=True).status("export") as status:
             report = export(self.folder, self.output, lambda stage: status.update(stage))
-        parity = report.contract.parity
-        found = f", largest difference from torch {parity.max_difference:.1e}" if parity else ""
-        _print(f"{self.output}: {report.size_bytes / 1000:.0f} kB{found}")
+        _print(f"{self.output}: {report.size_bytes / 1000:.0f} kB; next: ganglion inspect {self.output}")
 
 
 @dataclass(frozen=True)
@@ -251,8 +249,8 @@ class Run:
         from ros_nodes.session import arguments
 
         _load(self.file)
-        parameters = {"bundle": str(self.file), "refine": self.refine, "autostart": True}
-        return controller_node.main([*arguments(parameters), *self.ros])
+        own = {"bundle": str(self.file), "refine": self.refine, "autostart": True}
+        return controller_node.main([*arguments(own), *self.ros])
 
 
 @dataclass(frozen=True)
@@ -298,8 +296,7 @@ class Replay:
     def run(self) -> None:
         from runtime.replay.replay import replay
 
-        found = replay(self.bag, _load(self.file), mode=self.mode, namespace=self.namespace)
-        result = found.to_json()
+        result = replay(self.bag, _load(self.file), mode=self.mode, namespace=self.namespace).to_json()
         _finish(f"{self.bag} on {self.file}", replay_table(result), result, self.json)
 
 
@@ -349,11 +346,10 @@ def _load(path: Path) -> Bundle:
 
 
 def _print_table(table: Table) -> None:
-    columns, rows = table
-    shown = RichTable(show_header=any(columns))
-    for column in columns:
+    shown = RichTable(show_header=any(table[0]))
+    for column in table[0]:
         shown.add_column(column, overflow="fold")
-    for row in rows:
+    for row in table[1]:
         shown.add_row(*row)
     _print(shown)
 

@@ -46,10 +46,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run `episodes` episodes for every pair of `refine` and `faults`, the same seeds in each.
 
-    Empty, `task` is the one that the bundle was trained for and `refine` the bundle's default. Returns `{"task", "results": [...]}` with
-    one entry per pair: `refine, fault, episodes, return_mean, return_ci95, success_rate, active_rate` and the mean
-    of each metric of the task over the last 50 ticks. `progress` is called with the episodes done and the total.
-    Raises ContractError if the contract does not fit the task, or a fault or a number of steps is not known.
+    Empty, `task` is the one that the bundle was trained for and `refine` the bundle's default. Returns
+    `{"task", "results": [...]}` with one entry per pair: `refine, fault, episodes, return_mean, return_ci95,
+    success_rate, active_rate` and the mean of each metric of the task over the last 50 ticks. `progress` is called
+    with the episodes done and the total. Raises ContractError if the contract does not fit the task, or a fault or a
+    number of steps is not known.
     """
     if episodes < 1:
         raise GanglionError(f"episodes is {episodes}, expected at least 1")

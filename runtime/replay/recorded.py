@@ -17,7 +17,8 @@ from runtime.sample import Sample
 from runtime.telemetry import Tick, unpack, unpack_state
 
 MESSAGE_TYPE = "std_msgs/msg/Float64MultiArray"
-_LOOK_AHEAD = 64  # a recorder may write a snapshot after the tick that it precedes
+_LOOK_AHEAD = 64  # ticks; a recorder may write a snapshot after the tick that it precedes
+_REMEMBERED = 64  # snapshots, of which there is at most one per tick
 
 Snapshot = dict[str, np.ndarray]
 
@@ -38,19 +39,23 @@ class Recorded:
             vector = np.asarray(record.message.data, dtype=np.float64)
             if record.topic == self._state_topic:
                 activation, tick, state = unpack_state(like, vector)
-                self._snapshots[activation, tick] = state
+                self._remember((activation, tick), state)
                 continue
             waiting.append(unpack(contract, vector))
             if len(waiting) > _LOOK_AHEAD:
-                yield self._with_snapshot(waiting.popleft())
-        for tick_ in waiting:
-            yield self._with_snapshot(tick_)
+                yield self._next(waiting)
+        while waiting:
+            yield self._next(waiting)
 
-    def _with_snapshot(self, tick: Tick) -> tuple[Tick, Snapshot | None]:
-        here = (tick.activation, tick.tick)
-        for key in [k for k in self._snapshots if k < here]:
-            del self._snapshots[key]
-        return tick, self._snapshots.pop(here, None)
+    def _next(self, waiting: deque[Tick]) -> tuple[Tick, Snapshot | None]:
+        tick = waiting.popleft()
+        return tick, self._snapshots.pop((tick.activation, tick.tick), None)
+
+    def _remember(self, key: tuple[int, int], state: Snapshot) -> None:
+        self._snapshots.pop(key, None)
+        self._snapshots[key] = state
+        while len(self._snapshots) > _REMEMBERED:
+            del self._snapshots[next(iter(self._snapshots))]
 
 
 def replay_telemetry(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from runtime.bundle import Bundle
@@ -27,9 +29,10 @@ def replay(
 ) -> ReplayResult:
     """Run the bundle's controller on a recording and compare the commands.
 
-    Mode `auto` uses the telemetry if the bag holds some that fits the contract. `progress` is called with the seconds
-    of recording done; `namespace` chooses one robot of several. The bag is streamed, so its length does not matter.
-    Raises BagError if the bag cannot be read, is of another robot or bundle, or lacks what the contract needs.
+    Mode `auto` uses the telemetry if it is this bundle's, and the sensor topics otherwise. `progress` is called with
+    the seconds of recording done; `namespace` chooses one robot of several. The bag is streamed, so its length does
+    not matter. Raises BagError if the bag cannot be read, is of another robot or bundle, or lacks what the contract
+    needs.
     """
     if mode not in MODES:
         raise BagError(f"replay mode '{mode}' is unknown; expected one of {', '.join(MODES)}")
@@ -41,12 +44,28 @@ def replay(
 
 
 def find_telemetry(bag: Bag, contract: Contract, required: bool) -> str | None:
-    """The topic of the controller's telemetry; None if there is none that fits and it is not `required`."""
-    if required or bag.offers(_TELEMETRY, MESSAGE_TYPE):
-        topic = bag.find(_TELEMETRY, MESSAGE_TYPE)
-        if topic is None:
-            raise BagError(f"{bag.path} holds no telemetry of a controller; it has {bag.contents()}")
-        first = next(iter(bag.records({topic})))
-        if required or len(first.message.data) == len(labels(contract)):
-            return topic
+    """The topic of this bundle's telemetry; None if there is none and it is not `required`."""
+    if not required and not bag.offers(_TELEMETRY, MESSAGE_TYPE):
+        return None
+    topic = bag.find(_TELEMETRY, MESSAGE_TYPE)
+    if topic is None:
+        raise BagError(f"{bag.path} holds no telemetry of a controller; it has {bag.contents()}")
+    digest = _recorded_digest(bag, f"{topic.rpartition('/')[0]}/contract")
+    size = len(next(iter(bag.records({topic}))).message.data)
+    if size == len(labels(contract)) and digest in ("", contract.digest):
+        return topic
+    if required:
+        raise BagError(
+            f"{bag.path}: '{topic}' was recorded with another bundle (graph {digest[:12] or 'unknown'}, {size} numbers "
+            f"per tick; this one: graph {contract.digest[:12]}, {len(labels(contract))} numbers); replay it with that "
+            "bundle, or with --mode raw"
+        )
     return None
+
+
+def _recorded_digest(bag: Bag, topic: str) -> str:
+    """Digest of the bundle that was running; empty if the bag does not tell."""
+    for record in bag.records({topic} if bag.topics.get(topic) == "std_msgs/msg/String" else ()):
+        with suppress(ValueError, AttributeError):
+            return str(json.loads(record.message.data).get("digest", ""))
+    return ""

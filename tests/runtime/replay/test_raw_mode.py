@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.bundle import Bundle
+from runtime.contract import Action, Contract, Observation
+from runtime.errors import BagError
+from runtime.replay.bags import Bag
+from runtime.replay.raw import recorded_command
+from runtime.replay.replay import replay
+from tests.runtime.replay.recording import EPOCH, PERIOD, TYPES, BagWriter, array, header, joint_state, twist
+from tests.tiny_bundle import tiny_contract, write_tiny_bundle
+
+TURTLEBOT = Path(__file__).resolve().parents[4] / "shared" / "data" / "turtlebot3_gazebo"
+needs_turtlebot = pytest.mark.skipif(not TURTLEBOT.is_dir(), reason=f"the recorded bag {TURTLEBOT} is not here")
+WHEELS = ("wheel_left_joint", "wheel_right_joint")
+
+
+def group(name: str, kind: str, topic: str, channels: tuple[str, ...], limit: float, min_valid: int) -> Observation:
+    n = len(channels)
+    return Observation(
+        name, kind, topic, channels, "SI", (0.0,) * n, (1.0,) * n, (-limit,) * n, (limit,) * n, 0.2, min_valid
+    )
+
+
+def turtlebot() -> Contract:
+    """A base that is steered by forward speed and turning rate, from its wheels and its IMU."""
+    return replace(
+        tiny_contract("cartpole"),
+        robot="turtlebot3",
+        observations=(
+            group("wheels", "joint_position", "joint_states", WHEELS, 1e4, 2),
+            group("turning", "angular_velocity", "imu", ("x", "y", "z"), 20.0, 3),
+        ),
+        action=Action(
+            "velocity", "absolute", "cmd_vel", ("vx", "wz"), "m/s, rad/s", (0.2, 1.0), (0.0, 0.0), (-0.2, -1.0),
+            (0.2, 1.0), (100.0, 100.0), "zero",
+        ),
+    )  # fmt: skip
+
+
+@needs_turtlebot
+def test_a_real_bag(tmp_path: Path) -> None:
+    bundle = Bundle.load(write_tiny_bundle(tmp_path / "b.onnx", "cartpole", 0.0, turtlebot()))
+    result = replay(TURTLEBOT, bundle)
+    assert result.mode == "raw"
+    assert not result.bit_exact
+    assert result.ticks == pytest.approx(2150, abs=30)
+    assert result.statuses["ACTIVE"] > 1900
+    assert result.compared > 500
+    # The tiny agent drives ever faster, up to 0.2 m/s and 1 rad/s; what the person drove is not that.
+    assert result.rmse is not None
+    assert result.max is not None
+    assert 0.1 < result.rmse < result.max < 4.0
+    assert result.missing == ()
+    assert result.realtime_factor > 1
+
+
+@needs_turtlebot
+def test_a_real_bag_of_another_robot(kuka: Bundle, cartpole: Bundle) -> None:
+    with pytest.raises(BagError, match=r"has no topic 'target' \[geometry_msgs/msg/PointStamped\], which the bundle"):
+        replay(TURTLEBOT, kuka)
+    with pytest.raises(BagError, match=r"'joint_states' never holds \['slider_to_cart', 'cart_to_pole'\]"):
+        replay(TURTLEBOT, cartpole)
+
+
+def resting_imu() -> Any:
+    still = TYPES.types["geometry_msgs/msg/Vector3"](x=0.0, y=0.0, z=0.0)
+    upright = TYPES.types["geometry_msgs/msg/Quaternion"](x=0.0, y=0.0, z=0.0, w=1.0)
+    unknown = np.zeros(9)
+    return TYPES.types["sensor_msgs/msg/Imu"](header(), upright, unknown, still, unknown, still, unknown)
+
+
+def drive(path: Path, seconds: float, commands: bool = True, namespace: str = "") -> Path:
+    """Wheels and IMU at 50 Hz at rest; from 0.5 s on a recorded command of 0.1 m/s and -0.25 rad/s."""
+    with BagWriter(path) as bag:
+        for i in range(int(seconds * 50)):
+            now = EPOCH + i * 2 * PERIOD
+            bag.write(f"{namespace}/joint_states", joint_state(dict.fromkeys((*WHEELS, "lid"), 0.0)), now)
+            bag.write(f"{namespace}/imu", resting_imu(), now)
+            if commands and i >= 25:
+                bag.write(f"{namespace}/cmd_vel", twist(0.1, -0.25), now)
+    return path
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Bundle:
+    return Bundle.load(write_tiny_bundle(tmp_path / "base.onnx", "cartpole", 0.0, turtlebot()))
+
+
+@pytest.mark.parametrize("namespace", ["", "/robot1"])
+def test_error_by_hand(namespace: str, base: Bundle, tmp_path: Path) -> None:
+    result = replay(drive(tmp_path / "bag", 1.0, namespace=namespace), base)
+    # Messages at 0, 20, ... 980 ms; ticks every 10 ms after the first: 10 to 970 ms.
+    assert result.ticks == 97
+    assert result.statuses == {"ACTIVE": 97}
+    # A tick at the very time of a message sees it, so the first command is compared at 500 ms.
+    assert result.compared == 48
+    answer = np.tanh(0.1 * np.arange(49, 97, dtype=np.float32)).astype(np.float64)
+    errors = np.stack([0.2 * answer - 0.1, answer + 0.25])
+    assert result.max == pytest.approx(np.abs(errors).max(), rel=1e-5)
+    assert result.rmse == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-5)
+    assert result.per_joint["vx"]["rmse"] == pytest.approx(np.sqrt((errors[0] ** 2).mean()), rel=1e-5)
+
+
+def test_without_recorded_commands(base: Bundle, tmp_path: Path) -> None:
+    result = replay(drive(tmp_path / "bag", 1.0, commands=False), base)
+    assert result.ticks == 97
+    assert (result.rmse, result.max, result.compared) == (None, None, 0)
+    assert result.to_json()["action_error"] == {"rmse": None, "max": None}
+
+
+def test_a_topic_that_stops_goes_stale(base: Bundle, tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as bag:
+        with Bag(drive(tmp_path / "first", 0.5)) as first:
+            for record in first.records(set(first.topics)):
+                bag.write(record.topic, record.message, record.receive_ns)
+        for i in range(50):
+            bag.write("/joint_states", joint_state(dict.fromkeys(WHEELS, 0.0)), EPOCH + 500_000_000 + i * 2 * PERIOD)
+    result = replay(tmp_path / "bag", base)
+    # The last IMU message is from 480 ms and is believed for 200 ms: up to the tick at 680 ms of 1470.
+    assert result.statuses == {"ACTIVE": 68, "HOLDING": 79}
+
+
+def test_a_pause_of_the_recorder_is_skipped(base: Bundle, tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as bag:
+        for start in (EPOCH, EPOCH + 3600 * 10**9):
+            for i in range(10):
+                bag.write("/joint_states", joint_state(dict.fromkeys(WHEELS, 0.0)), start + i * PERIOD)
+                bag.write("/imu", resting_imu(), start + i * PERIOD)
+    assert replay(tmp_path / "bag", base).ticks == 16
+
+
+def test_optional_sensors_may_be_absent(tmp_path: Path) -> None:
+    contract = turtlebot()
+    wheels, turning = contract.observations
+    optional = replace(contract, observations=(wheels, replace(turning, topic="gyroscope", min_valid=0)))
+    bundle = Bundle.load(write_tiny_bundle(tmp_path / "b.onnx", "cartpole", 0.0, optional))
+    result = replay(drive(tmp_path / "bag", 0.5), bundle)
+    assert result.missing == ("turning",)
+    assert set(result.statuses) == {"ACTIVE"}
+
+
+def test_a_sensor_topic_of_another_type(base: Bundle, tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.write("/joint_states", array([1.0]), EPOCH)
+    with pytest.raises(BagError, match="'joint_states' must be sensor_msgs/msg/JointState, the bag has"):
+        replay(tmp_path / "bag", base)
+
+
+def test_recorded_commands_of_every_type() -> None:
+    arm = tiny_contract("kuka_reach")
+    contract = replace(arm, action=replace(arm.action, joints=("a", "b"), **{
+        name: getattr(arm.action, name)[:2] for name in ("scale", "offset", "low", "high", "max_rate")
+    }))  # fmt: skip
+    assert recorded_command(array([1.0, 2.0]), "std_msgs/msg/Float64MultiArray", contract) == pytest.approx([1, 2])
+    assert recorded_command(array([1.0]), "std_msgs/msg/Float64MultiArray", contract) is None
+    assert recorded_command(array([1.0, np.nan]), "std_msgs/msg/Float64MultiArray", contract) is None
+    state = joint_state({"lid": 9.0, "b": 2.0, "a": 1.0})
+    assert recorded_command(state, "sensor_msgs/msg/JointState", contract) == pytest.approx([1, 2])
+    assert recorded_command(joint_state({"a": 1.0}), "sensor_msgs/msg/JointState", contract) is None
+    zero = TYPES.types["builtin_interfaces/msg/Duration"](sec=0, nanosec=0)
+    none = np.zeros(0)
+    point = TYPES.types["trajectory_msgs/msg/JointTrajectoryPoint"](np.array([2.0, 1.0]), none, none, none, zero)
+    trajectory = TYPES.types["trajectory_msgs/msg/JointTrajectory"]
+    kind = "trajectory_msgs/msg/JointTrajectory"
+    assert recorded_command(trajectory(header(), ["b", "a"], [point]), kind, contract) == pytest.approx([1, 2])
+    assert recorded_command(trajectory(header(), ["b", "a"], []), kind, contract) is None

@@ -325,7 +325,7 @@ def _parse(name: str, arguments: list[str]) -> Command:
 
 def _cli(kind: type[T], name: str, arguments: list[str], default: T | None = None) -> T:
     known: dict[str, Any] = {} if default is None else {"default": default}
-    result: T = tyro.cli(kind, prog=f"ganglion {name}", args=arguments, config=(tyro.conf.FlagConversionOff,), **known)
+    result: T = tyro.cli(kind, prog=f"ganglion {name}", args=arguments, config=(tyro.conf.FlagCreatePairsOff,), **known)
     return result
 
 

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import ganglion
+from runtime.contract import Contract
+from tests.runtime.replay.recording import Recording
+from tests.tiny_bundle import write_tiny_bundle
+
+ROOT = Path(__file__).resolve().parents[1]
+
+BLOCKER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+import ganglion
+sys.exit(ganglion.main({arguments!r}))
+"""
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        code = ganglion.main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def blocked(modules: tuple[str, ...], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command in an interpreter of its own that cannot import `modules`."""
+    code = BLOCKER.format(blocked=modules, arguments=[str(a) for a in arguments])
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_help_lists_every_command(run: Run) -> None:
+    code, out, err = run("--help")
+    assert (code, err) == (0, "")
+    named = {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
+    assert named == {"tasks", "train", "export", "inspect", "bench", "eval", "sim", "run", "demo", "replay"}
+    assert max(len(line) for line in out.splitlines()) <= 120
+
+
+@pytest.mark.parametrize("command", sorted(ganglion.COMMANDS))
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        ganglion.main([command, "--help"])
+    assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    assert f"usage: ganglion {command}" in out
+    assert "{None}" not in out
+
+
+def test_no_command_is_an_error(run: Run) -> None:
+    code, out, err = run()
+    assert code == 2
+    assert out == ""
+    assert err.startswith("usage: ganglion COMMAND")
+
+
+def test_version_is_that_of_the_package(run: Run) -> None:
+    assert run("--version") == (0, f"ganglion {ganglion.__version__}\n", "")
+    assert f"<version>{ganglion.__version__}</version>" in (ROOT / "package.xml").read_text()
+
+
+def test_tasks(run: Run) -> None:
+    code, out, _ = run("tasks")
+    assert code == 0
+    assert "cartpole" in out
+    assert "end_effector 3" in out
+
+
+def test_inspect(run: Run, kuka_path: Path) -> None:
+    code, out, _ = run("inspect", kuka_path)
+    assert code == 0
+    for text in ("kuka_reach, kuka_iiwa at 100 Hz", "K = 2 by default, 8 at most", "lbr_iiwa_joint_7", "1.5 rad/s"):
+        assert text in out
+
+
+def test_inspect_as_json_is_the_contract(run: Run, kuka_path: Path) -> None:
+    code, out, _ = run("inspect", kuka_path, "--json")
+    assert code == 0
+    assert Contract.from_json(out).robot == "kuka_iiwa"
+
+
+def test_bench(run: Run, kuka_path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "bench.json"
+    code, out, err = run("bench", kuka_path, "--refine", "0,8,16", "--ticks", "50", "--json", target)
+    assert code == 0
+    assert "notice: left out K above 8" in err
+    assert "p99 µs" in out
+    result = json.loads(target.read_text())
+    assert set(result) == {"refine", "provider", "ticks"}
+    assert list(result["refine"]) == ["0", "8"]
+    assert (result["provider"], result["ticks"]) == ("CPUExecutionProvider", 50)
+    for times in result["refine"].values():
+        assert 0 < times["p50_us"] <= times["p99_us"] <= times["max_us"] < 1e6
+    assert [p.name for p in target.parent.iterdir()] == ["bench.json"]
+
+
+def test_eval(run: Run, cartpole_path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "eval.json"
+    options = ("--episodes", "2", "--refine", "0,1", "--faults", "nominal,lost:joint_velocity", "--json", target)
+    code, out, _ = run("eval", cartpole_path, *options)
+    assert code == 0
+    assert "lost:joint_velocity" in out
+    result = json.loads(target.read_text())
+    assert result["task"] == "cartpole"
+    assert len(result["results"]) == 4
+    assert {"refine", "fault", "episodes", "return_mean", "return_ci95", "success_rate"} <= set(result["results"][0])
+
+
+def test_replay(run: Run, kuka_path: Path, tmp_path: Path) -> None:
+    from runtime.bundle import Bundle
+
+    recording = Recording(Bundle.load(kuka_path))
+    recording.run(1, 120, seed=0)
+    target = tmp_path / "replay.json"
+    code, out, _ = run("replay", recording.write(tmp_path / "bag"), kuka_path, "--json", target)
+    assert code == 0
+    assert "actions identical" in out
+    result = json.loads(target.read_text())
+    assert (result["ticks"], result["bit_exact"], result["action_error"]) == (120, True, {"rmse": 0.0, "max": 0.0})
+    assert result["realtime_factor"] > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["juggle"], "there is no command 'juggle'; expected one of tasks, train"),
+        (["inspect", "none.onnx"], "cannot read the bundle none.onnx: No such file"),
+        (["inspect", str(ROOT / "pyproject.toml")], "pyproject.toml is not a bundle"),
+        (["bench", "KUKA", "--refine", "99"], "no K is left to measure: got [99], the bundle allows 0 to 8"),
+        (["bench", "KUKA", "--ticks", "0"], "ticks is 0, expected at least 1"),
+        (["bench", "KUKA", "--refine", "-1"], "refine is -1, expected 0 to 8"),
+        (["eval", "KUKA", "--task", "cartpole"], "does not fit the task 'cartpole'"),
+        (["eval", "KUKA", "--faults", "gremlins"], "fault 'gremlins' is not understood; expected 'lost:TARGET'"),
+        (["replay", "nowhere", "KUKA"], "there is no bag at nowhere"),
+        (["sim", "juggle"], "there is no task 'juggle'"),
+        (["run", "none.onnx"], "cannot read the bundle none.onnx"),
+        (["export", "nowhere", "-o", "x.onnx"], "nowhere is not a training run"),
+        (["train", "juggle"], "there is no task 'juggle'"),
+        (["train", "--resume", "nowhere"], "nowhere is not a training run"),
+        (["train", "--resume"], "ganglion train --resume RUN"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: list[str],
+    message: str,
+    run: Run,
+    kuka_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(*(str(kuka_path) if a == "KUKA" else a for a in arguments))
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2
+    assert len(lines) == 1
+    assert err.rstrip().endswith(lines[0])
+    assert message in lines[0]
+
+
+def test_options_that_do_not_parse(capsys: pytest.CaptureFixture[str], kuka_path: Path) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        ganglion.main(["bench", str(kuka_path), "--refine", "a,b"])
+    assert exit_.value.code == 2
+    assert "got 'a,b', expected whole numbers separated by commas" in " ".join(capsys.readouterr().err.split())
+
+
+def test_json_that_cannot_be_written(run: Run, kuka_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = run("bench", kuka_path, "--ticks", "5", "--refine", "0", "--json", tmp_path / "file" / "b.json")
+    assert code == 2
+    assert "error: cannot write" in err
+
+
+def test_json_replaces_the_old_file_at_once(run: Run, kuka_path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "b.json"
+    target.write_text("old")
+    before = target.stat().st_ino
+    assert run("bench", kuka_path, "--ticks", "5", "--refine", "0", "--json", target)[0] == 0
+    assert target.stat().st_ino != before
+    assert [p.name for p in tmp_path.iterdir()] == ["b.json"]
+    assert json.loads(target.read_text())["ticks"] == 5
+
+
+def test_interrupt_is_130(run: Run, kuka_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("runtime.bench.bench", interrupted)
+    assert run("bench", kuka_path)[0] == 130
+
+
+def test_the_robots_commands_need_no_torch_and_no_simulator(kuka_path: Path) -> None:
+    away = ("torch", "pybullet", "gymnasium", "onnx", "rosbags", "rclpy", "matplotlib")
+    for arguments in (["--help"], ["inspect", kuka_path], ["bench", kuka_path, "--ticks", "20"]):
+        done = blocked(away, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "advice"),
+    [
+        ("torch", ["train", "cartpole"], "this needs torch, which is not installed; pip install 'ganglion[train]'"),
+        ("pybullet", ["tasks"], "this needs pybullet, which is not installed; pip install 'ganglion[sim]'"),
+        ("onnxruntime", ["inspect", "KUKA"], "pip install 'ganglion[cpu]'"),
+        (
+            "rosbags",
+            ["replay", ".", "KUKA"],
+            "this needs rosbags, which is not installed; pip install 'ganglion[replay]'",
+        ),
+        ("rclpy", ["run", "KUKA"], "source your ROS 2 installation, or pip install 'ganglion[ros]'"),
+        ("rclpy", ["sim", "cartpole"], "pip install 'ganglion[ros]'"),
+        ("rclpy", ["demo"], "pip install 'ganglion[ros]'"),
+        (
+            "onnx",
+            ["export", ".", "-o", "x.onnx"],
+            "this needs onnx, which is not installed; pip install 'ganglion[export]'",
+        ),
+    ],
+)
+def test_what_is_not_installed_is_named(module: str, arguments: list[str], advice: str, kuka_path: Path) -> None:
+    done = blocked((module,), *(kuka_path if a == "KUKA" else a for a in arguments))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert advice in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_as_a_module(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "b.onnx", "cartpole")
+    done = subprocess.run(
+        [sys.executable, "-m", "ganglion", "inspect", str(bundle)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert "slider_to_cart" in done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Float64MultiArray, String
@@ -24,6 +25,7 @@ STATE_PERIOD = 100
 """Ticks between two records of the carried state."""
 _PHASE_NS = 2_000_000  # the tick follows the joint states by this much, so that all sensors of a period are in
 _PATIENCE_NS = 1_000_000_000
+_DELIVERY = Duration(seconds=0.2)
 
 
 class ControlLoop:
@@ -137,6 +139,7 @@ class ControlLoop:
         safe = self._sent if action.safe == "hold" else np.clip(np.zeros(len(action.joints)), action.low, action.high)
         self._sent = None
         self._command_publisher.publish(fill(self._command, safe))
+        self._command_publisher.wait_for_all_acked(_DELIVERY)  # the process may end right after
 
     def destroy(self, node: LifecycleNode) -> None:
         """Leave all topics."""

@@ -70,10 +70,11 @@ class Sensors:
     def latency_us(self, believed: np.ndarray) -> float:
         """Microseconds from the newest header stamp among the topics with a believed channel to now.
 
-        `believed` is (D,) bool. NaN if none of them carries a stamp.
+        `believed` is (D,) bool. NaN if none of them carries a stamp, or if it is of another clock and lies ahead.
         """
         stamps = [t.header_ns for t in self._topics if t.header_ns is not None and believed[t.channels].any()]
-        return (self._clock.now().nanoseconds - max(stamps)) * 1e-3 if stamps else math.nan
+        latency_ns = self._clock.now().nanoseconds - max(stamps) if stamps else -1
+        return latency_ns * 1e-3 if latency_ns >= 0 else math.nan
 
     def destroy(self) -> None:
         """Leave the topics."""

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,10 +28,19 @@ from runtime.errors import GanglionError
 _ROOT = Path(__file__).resolve().parents[1]
 _GRACE_S = 5.0
 _TAIL = 15
-_DISCOVERY = "ROS_AUTOMATIC_DISCOVERY_RANGE"
+# Fast DDS repeats a lost announcement after 3 s by default, which would be most of the time that a session needs.
+_FASTDDS_PROFILE = """<?xml version="1.0" encoding="UTF-8"?>
+<profiles xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles">
+  <participant profile_name="session" is_default_profile="true"><rtps><builtin><discovery_config>
+    <leaseAnnouncement><sec>0</sec><nanosec>200000000</nanosec></leaseAnnouncement>
+  </discovery_config></builtin></rtps></participant>
+</profiles>
+"""
+_FASTDDS_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 CONFIGURE = Transition.TRANSITION_CONFIGURE
 ACTIVATE = Transition.TRANSITION_ACTIVATE
+CLEANUP = Transition.TRANSITION_CLEANUP
 DEACTIVATE = Transition.TRANSITION_DEACTIVATE
 
 
@@ -62,15 +72,21 @@ class Child:
             lines = "\n".join(self.log.splitlines()[-_TAIL:])
             raise GanglionError(f"{self.module} ended early with status {status}; its last lines were:\n{lines}")
 
-    def stop(self) -> None:
-        """SIGINT, and SIGKILL if it takes longer than five seconds."""
+    def interrupt(self) -> None:
+        """Ask it to end."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(_GRACE_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+
+    def wait(self) -> None:
+        """Until it has ended, five seconds at most."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(_GRACE_S)
+
+    def kill(self) -> None:
+        """End it now if it still runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
 
 def arguments(parameters: dict[str, Any], remaps: dict[str, str] | None = None) -> list[str]:
@@ -81,6 +97,20 @@ def arguments(parameters: dict[str, Any], remaps: dict[str, str] | None = None) 
     for old, new in (remaps or {}).items():
         result += ["-r", f"{old}:={new}"]
     return result
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 class Session:
@@ -94,25 +124,27 @@ class Session:
         self.children: list[Child] = []
         self.idle: list[Callable[[], None]] = []
         self._log_dir = log_dir
-        self._environment = dict(os.environ) | {
-            "ROS_DOMAIN_ID": str(domain),
-            _DISCOVERY: "LOCALHOST",
-            "ROS_LOG_DIR": str(log_dir.absolute()),
-        }
+        ros = self._ros_variables(domain)
+        self._environment = dict(os.environ) | ros
         self._context = Context()
-        before = os.environ.get(_DISCOVERY)
-        os.environ[_DISCOVERY] = "LOCALHOST"
-        try:
+        with _environment(ros):
             rclpy.init(args=[], context=self._context, domain_id=domain)
-        finally:
-            if before is None:
-                del os.environ[_DISCOVERY]
-            else:
-                os.environ[_DISCOVERY] = before
-        self.node = Node("session", context=self._context, enable_rosout=False)
+            self.node = Node("session", context=self._context, enable_rosout=False)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._clients: dict[str, Any] = {}
+
+    def _ros_variables(self, domain: int) -> dict[str, str]:
+        result = {
+            "ROS_DOMAIN_ID": str(domain),
+            "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+            "ROS_LOG_DIR": str(self._log_dir.absolute()),
+        }
+        if not any(name in os.environ for name in _FASTDDS_VARIABLES):
+            profile = self._log_dir.absolute() / "fastdds.xml"
+            profile.write_text(_FASTDDS_PROFILE)
+            result |= dict.fromkeys(_FASTDDS_VARIABLES, str(profile))
+        return result
 
     def start(self, module: str, parameters: dict[str, Any], remaps: dict[str, str] | None = None) -> Child:
         """Run a module of nodes as a process."""
@@ -173,9 +205,15 @@ class Session:
         return bool(self.call(ChangeState, f"/{node}/change_state", request).success)
 
     def close(self) -> None:
-        """End every child, then leave ROS."""
-        for child in self.children:
-            child.stop()
+        """End every child, also if this is interrupted, then leave ROS."""
+        try:
+            for child in self.children:
+                child.interrupt()
+            for child in self.children:
+                child.wait()
+        finally:
+            for child in self.children:
+                child.kill()
         self._executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown(context=self._context)

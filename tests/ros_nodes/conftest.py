@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ if importlib.util.find_spec("rclpy") is None:
 elif importlib.util.find_spec("rosidl_generator_py") is not None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        import rosidl_generator_py  # noqa: F401  (imports an old lark, which warns)
+        importlib.import_module("rosidl_generator_py")  # imports an old lark, which warns
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def own_domain() -> int:
 class FakeRobot:
     """Publishes constant readings at 100 Hz, in the idle time of a session, and collects what the controller says."""
 
-    def __init__(self, session: Session, contract: Contract) -> None:
+    def __init__(self, session: Session, contract: Contract, namespace: str = "") -> None:
         self.contract = contract
         self.values = contract.layout.mean.copy()
         self.silent: set[str] = set()
@@ -46,11 +46,13 @@ class FakeRobot:
         self._session = session
         self._topics = topics(contract.observations)
         make = session.node.create_publisher
-        self._publishers = {name: make(MESSAGE_TYPES[kind], name, 10) for name, (kind, _) in self._topics.items()}
+        self._publishers = {
+            name: make(MESSAGE_TYPES[kind], namespace + name, 10) for name, (kind, _) in self._topics.items()
+        }
         deep = QoSProfile(depth=1000)
-        self._command = PolledSubscription(session.node, Float64MultiArray, "command", deep)
-        self._telemetry = PolledSubscription(session.node, Float64MultiArray, "controller/telemetry", deep)
-        self._state = PolledSubscription(session.node, Float64MultiArray, "controller/state", deep)
+        self._command = PolledSubscription(session.node, Float64MultiArray, f"{namespace}command", deep)
+        self._telemetry = PolledSubscription(session.node, Float64MultiArray, f"{namespace}controller/telemetry", deep)
+        self._state = PolledSubscription(session.node, Float64MultiArray, f"{namespace}controller/state", deep)
         self._diagnostics = PolledSubscription(session.node, DiagnosticArray, "/diagnostics", deep)
         self._next_ns = time.monotonic_ns()
         session.idle.append(self._work)
@@ -78,9 +80,10 @@ class FakeRobot:
         self._session.wait(lambda: bool(self.ticks) and self.ticks[-1].status == status, f"status {status}")
 
 
-def start_controller(session: Session, bundle: Path, **parameters: object) -> Child:
+def start_controller(session: Session, bundle: Path, namespace: str = "/", **parameters: object) -> Child:
     """A controller process that activates itself."""
-    return session.start("ros_nodes.controller_node", {"bundle": str(bundle), "autostart": True, **parameters})
+    values = {"bundle": str(bundle), "autostart": True, **parameters}
+    return session.start("ros_nodes.controller_node", values, {"__ns": namespace})
 
 
 def errors(child: Child) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import JointState
 
-from ros_nodes.session import ACTIVATE, CONFIGURE, DEACTIVATE, Session
+from ros_nodes.session import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, Session
 from runtime.bundle import Bundle
 from runtime.controller import Controller, Status
 from runtime.errors import GanglionError
@@ -51,8 +51,8 @@ def test_commands_flow_at_the_rate_and_are_what_the_controller_computes(session:
     assert np.array_equal(states[1][2]["controller.command"], ticks[99].command)
 
 
-def test_joints_are_matched_by_name(session: Session, kuka: Path) -> None:
-    robot = FakeRobot(session, KUKA)
+def test_joints_are_matched_by_name_in_a_namespace(session: Session, kuka: Path) -> None:
+    robot = FakeRobot(session, KUKA, "left/")
     pose = KUKA.layout.mean[:7] + np.linspace(-0.3, 0.3, 7)
     robot.values[:7], robot.values[7:14] = pose, np.linspace(-1, 1, 7)
 
@@ -64,7 +64,7 @@ def test_joints_are_matched_by_name(session: Session, kuka: Path) -> None:
             message.velocity = [99.0, *(message.velocity[i] for i in order), 99.0]
 
     robot.edit = shuffle
-    start_controller(session, kuka)
+    start_controller(session, kuka, "/left")
     robot.wait_for(Status.ACTIVE)
     assert np.array_equal(robot.ticks[-1].values, robot.values)
     first = robot.commands[0]
@@ -91,8 +91,10 @@ def test_a_robot_with_a_renamed_joint_is_refused(session: Session, kuka: Path) -
     assert robot.ticks == []
 
     robot.edit = lambda message: None  # the right robot may follow without a restart
-    assert session.change_state("controller", ACTIVATE)
+    for transition in (CLEANUP, CONFIGURE, ACTIVATE):
+        assert session.change_state("controller", transition)
     robot.wait_for(Status.ACTIVE)
+    session.wait(lambda: len(robot.commands) > 20, "commands")
 
 
 def test_non_finite_and_short_messages_are_masked(session: Session, kuka: Path) -> None:
@@ -150,7 +152,7 @@ def test_a_robot_that_falls_silent_is_held(session: Session, kuka: Path) -> None
     child = start_controller(session, kuka)
     robot.wait_for(Status.ACTIVE)
     robot.silent = {"joint_states", "end_effector", "target"}
-    session.wait(lambda: robot.ticks[-1].reasons.all(), "all channels stale")
+    session.wait(lambda: bool(robot.ticks[-1].reasons.all()), "all channels stale")
     start = len(robot.commands)
     session.spin(0.5)
     held = np.array(robot.commands[start:])

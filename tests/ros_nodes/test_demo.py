@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,8 +53,11 @@ def test_the_demo_end_to_end(tmp_path: Path, kuka: Path) -> None:
 def _check_errors(bag: Path, reported: dict[str, dict[str, float]]) -> None:
     """Once more from the bag, without the demo's code; the first quarter of a phase is left out."""
     with AnyReader([bag]) as reader:
-        read = [(c.topic, t * 1e-9, reader.deserialize(d, c.msgtype).data) for c, t, d in reader.messages()
-                if c.topic in ("/metrics/tracking_error_m", "/controller/telemetry")]  # fmt: skip
+        wanted = [c for c in reader.connections if c.topic in ("/metrics/tracking_error_m", "/controller/telemetry")]
+        messages: list[tuple[str, float, Any]] = [
+            (c.topic, t * 1e-9, reader.deserialize(d, c.msgtype)) for c, t, d in reader.messages(wanted)
+        ]
+    read = [(topic, t, message.data) for topic, t, message in messages]
     keys = [("nominal", "k_default"), ("nominal", "k0"), ("faulted", "k_default"), ("faulted", "k0")]
     for activation, (phase, column) in enumerate(keys, start=1):
         times = [t for topic, t, data in read if topic == "/controller/telemetry" and data[0] == activation]

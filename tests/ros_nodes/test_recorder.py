@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,12 @@ from tests.ros_nodes.harness import FakeRobot, start_controller
 from tests.tiny_bundle import tiny_contract
 
 KUKA = tiny_contract("kuka_reach")
+
+
+def _read(path: Path) -> list[tuple[str, int, Any]]:
+    """Topic, receive time and decoded message of everything in a bag."""
+    with AnyReader([path]) as reader:
+        return [(c.topic, t, reader.deserialize(d, c.msgtype)) for c, t, d in reader.messages()]
 
 
 def test_a_bag_holds_every_message_in_order(session: Session, tmp_path: Path) -> None:
@@ -41,8 +49,7 @@ def test_a_bag_holds_every_message_in_order(session: Session, tmp_path: Path) ->
         assert not (tmp_path / "bag").exists()
         session.idle.clear()
     assert recorder.messages == 201
-    with AnyReader([tmp_path / "bag"]) as reader:
-        read = [(c.topic, t, reader.deserialize(d, c.msgtype)) for c, t, d in reader.messages()]
+    read = _read(tmp_path / "bag")
     assert [m.data for topic, _, m in read if topic == "/note"] == ["before the recorder"]
     numbers = [(t, m.data) for topic, t, m in read if topic == "/numbers"]
     assert [list(d) for _, d in numbers] == [[float(i), np.pi * i] for i in range(200)]
@@ -63,10 +70,10 @@ def test_an_interrupted_recording_of_the_controller_is_complete(session: Session
     session.children.remove(child)
     child.process.send_signal(signal.SIGINT)
     assert child.process.wait(5) == 0
-    with AnyReader([tmp_path / "bag"]) as reader:
-        counts = {c.topic: c.msgcount for c in reader.connections}
-        telemetry = [reader.deserialize(d, c.msgtype) for c, _, d in reader.messages() if c.topic == wanted[0]]
-        contract = [reader.deserialize(d, c.msgtype) for c, _, d in reader.messages() if c.topic == wanted[1]]
+    read = _read(tmp_path / "bag")
+    counts = Counter(topic for topic, _, _ in read)
+    telemetry = [m for topic, _, m in read if topic == wanted[0]]
+    (contract,) = [m for topic, _, m in read if topic == wanted[1]]
     assert sorted(counts) == sorted(wanted)
     assert counts["/joint_states"] > 80
     assert counts["/diagnostics"] >= 1
@@ -75,4 +82,4 @@ def test_an_interrupted_recording_of_the_controller_is_complete(session: Session
     assert len(ticks) > 80
     names = telemetry[0].layout.dim[0].label.split(",")
     assert dict(zip(names, telemetry[0].data))["value.target.z"] == 0.5
-    assert json.loads(contract[0].data)["robot"] == "kuka_iiwa"
+    assert json.loads(contract.data)["robot"] == "kuka_iiwa"

@@ -60,11 +60,9 @@ class TrainConfig:
 
 _PRESETS = {
     "cartpole": TrainConfig(
-        task="cartpole",
-        steps=300_000,
-        agent=AgentConfig(nodes=(Node("state", 8),), hidden=48),
+        task="cartpole", steps=200_000, agent=AgentConfig(nodes=(Node("state", 8),), hidden=48)
     ),
-    "kuka_reach": TrainConfig(task="kuka_reach", steps=3_000_000, num_envs=128),
+    "kuka_reach": TrainConfig(task="kuka_reach", steps=1_500_000, horizon=128),
 }
 
 

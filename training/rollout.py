@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from runtime.errors import GanglionError
 from sim.tasks import task_class
 from sim.vector import VectorEnv
 from training.agent.agent import Agent
@@ -86,6 +87,8 @@ class Collector:
             belief, _ = agent.infer(self._x, mask, self._z, self._previous, steps)
             distribution = agent.distribution(belief.z)
             action = distribution.sample()
+            if not torch.isfinite(action).all():
+                raise GanglionError("training diverged: the policy's action is not finite; resume with smaller steps")
             value = agent.value(belief.z, self._x)
             rows["x"].append(self._x)
             rows["mask"].append(mask)

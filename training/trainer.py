@@ -42,6 +42,7 @@ class Trainer:
         if config.horizon % config.sequence:
             raise GanglionError(f"horizon {config.horizon} must be a multiple of sequence {config.sequence}")
         torch.manual_seed(config.seed)
+        torch.set_num_threads(1)  # the matrices are small, and the simulations need the other cores
         self.config, self.run = config, run
         self.agent = build_agent(config)
         self.world_model = WorldModel(config, self.agent)
@@ -73,8 +74,8 @@ class Trainer:
 
     def fit(self, report: Callable[[Status], None] | None = None) -> None:
         """Train to the end of `config.steps`; saves on the way, at the end, and when interrupted."""
-        collector = Collector(self.config, self.agent, self.steps)
         writer = SummaryWriter(str(self.run))
+        collector = Collector(self.config, self.agent, self.steps)
         updates, started, first = 0, time.monotonic(), self.steps
         try:
             while self.steps < self.config.steps:

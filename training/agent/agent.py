@@ -105,4 +105,4 @@ class Agent(nn.Module):
 
     def distribution(self, z: Tensor) -> torch.distributions.Normal:
         """Gaussian policy at z (B, Z)."""
-        return torch.distributions.Normal(self.act(z), self.log_std.exp())
+        return torch.distributions.Normal(self.act(z), self.log_std.exp(), validate_args=False)

@@ -80,7 +80,7 @@ class GenerativeModel(nn.Module):
         anchors = torch.zeros(self.size, self.observation.outer_bias.numel())
         if self.observation.anchored:
             rows = torch.cat([torch.arange(self.size)[self.slices[n]] for n in self.observed])
-            anchors[rows] = self.observation.skip_weight.cpu()
+            anchors[rows] = self.observation.skip_weight.T.to(anchors)
         return anchors
 
     def _gather(self, z: Tensor, names: tuple[str, ...]) -> Tensor:
@@ -162,11 +162,11 @@ class GenerativeModel(nn.Module):
         per_node = {n.name: precision[self.slices[n.name]].expand(*mask.shape[:-1], -1) for n in self.nodes}
         received: dict[str, list[Tensor]] = {n.name: [] for n in self.nodes}
         seen = mask * self.observation_log_precision().exp()
-        self._send(seen @ self.observation.skip_weight.square().T, self.observed, received)
+        self._send(seen @ self.observation.skip_weight.square(), self.observed, received)
         for node in self.nodes:
             if node.parents:
                 skip = self.conditionals[node.name].skip_weight
-                self._send(per_node[node.name] @ skip.square().T, node.parents, received)
+                self._send(per_node[node.name] @ skip.square(), node.parents, received)
         parts = [sum(received[n.name], per_node[n.name]) for n in self.nodes]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 
 def mlp(inputs: int, hidden: int, outputs: int, last_gain: float = 1.0) -> nn.Sequential:
@@ -47,20 +48,20 @@ class Conditional(nn.Module):
         self.anchored = outputs if inputs >= outputs else 0
         """Number of leading inputs that are tied to an output each."""
         if self.anchored:
-            self.register_buffer("skip_weight", torch.eye(inputs, outputs))
+            self.register_buffer("skip_weight", torch.eye(outputs, inputs))
         else:
-            self.skip_weight = nn.Parameter(torch.randn(inputs, outputs) / math.sqrt(inputs))
-        self.inner_weight = nn.Parameter(torch.randn(inputs, hidden) / math.sqrt(inputs))
+            self.skip_weight = nn.Parameter(torch.randn(outputs, inputs) / math.sqrt(inputs))
+        self.inner_weight = nn.Parameter(torch.randn(hidden, inputs) / math.sqrt(inputs))
         self.inner_bias = nn.Parameter(torch.zeros(hidden))
-        self.outer_weight = nn.Parameter(0.1 * torch.randn(hidden, outputs) / math.sqrt(hidden))
+        self.outer_weight = nn.Parameter(0.1 * torch.randn(outputs, hidden) / math.sqrt(hidden))
         self.outer_bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (B, outputs) and hidden layer (B, hidden) for z (B, inputs)."""
-        hidden = torch.tanh(z @ self.inner_weight + self.inner_bias)
-        return z @ self.skip_weight + hidden @ self.outer_weight + self.outer_bias, hidden
+        hidden = torch.tanh(linear(z, self.inner_weight, self.inner_bias))
+        return linear(z, self.skip_weight, self.outer_bias) + linear(hidden, self.outer_weight), hidden
 
     def vjp(self, cotangent: Tensor, hidden: Tensor) -> Tensor:
         """(d mu / d z)^T cotangent, (B, inputs), for cotangent (B, outputs)."""
-        through = (cotangent @ self.outer_weight.T) * (1.0 - hidden * hidden)
-        return cotangent @ self.skip_weight.T + through @ self.inner_weight.T
+        through = (cotangent @ self.outer_weight) * (1.0 - hidden * hidden)
+        return cotangent @ self.skip_weight + through @ self.inner_weight

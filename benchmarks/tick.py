@@ -1,0 +1,126 @@
+"""One tick in onnxruntime against the same tick in eager torch, interleaved in one run on one thread.
+
+    python benchmarks/tick.py [bundles/kuka_reach.onnx] [--refine 0,1,2,4,8,16] [--ticks 2000] [--json PATH]
+
+Three columns per number of refinement steps K: the whole Controller.tick (sensing, graph, limits), the graph alone, and
+torch: the same agent's inference and action on tensors that are ready. The time of the arithmetic does not depend on
+the weights, so torch runs an agent of the bundle's sizes with random ones.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from runtime.bundle import Bundle
+from runtime.controller import Controller
+from runtime.files import write_json
+from runtime.sample import Sample
+from training.agent.agent import Agent
+from training.agent.config import AgentConfig
+
+_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare the tick's speed."""
+
+    bundle: Annotated[Path, tyro.conf.Positional] = Path("bundles/kuka_reach.onnx")
+    """Bundle (.onnx)."""
+    refine: tuple[int, ...] = (0, 1, 2, 4, 8, 16)
+    """Numbers of refinement steps."""
+    ticks: int = 2000
+    """Ticks per column and K."""
+    hidden: int = 64
+    """Width of torch's hidden layers, as in the bundle."""
+    json: Path | None = None
+    """Also write the figures to this file."""
+
+
+def main(options: Options) -> None:
+    """Measure, print a table, write JSON."""
+    torch.set_num_threads(1)
+    bundle = Bundle.load(options.bundle)
+    results = {}
+    with torch.inference_mode():
+        for steps in track(options.refine, "ticks", console=Console(stderr=True), transient=True):
+            ticks = {
+                "controller": _controller_tick(bundle, steps),
+                "graph": _graph_tick(bundle, steps),
+                "torch": _torch_tick(bundle, steps, options.hidden),
+            }
+            results[str(steps)] = _interleaved(ticks, options.ticks)
+    table = Table("K", *(f"{c} {p} µs" for c in ("controller", "graph", "torch") for p in ("p50", "p99")), "torch / controller")
+    for steps, r in results.items():
+        cells = (f"{r[c][p]:.0f}" for c in ("controller", "graph", "torch") for p in ("p50_us", "p99_us"))
+        table.add_row(steps, *cells, f"{r['torch_over_controller']:.1f}")
+    Console().print(table)
+    if options.json:
+        write_json(options.json, {"bundle": str(options.bundle), "ticks": options.ticks, "refine": results})
+
+
+def _interleaved(ticks: dict[str, Callable[[], object]], count: int) -> dict[str, object]:
+    """Each in turn for a part of `count`, so that a busy moment of the machine meets all of them."""
+    durations: dict[str, list[float]] = {name: [] for name in ticks}
+    gc.collect()
+    gc.disable()
+    for _ in range(_ROUNDS):
+        for name, tick in ticks.items():
+            for _ in range(3):
+                tick()
+            for _ in range(max(1, count // _ROUNDS)):
+                begin = time.perf_counter_ns()
+                tick()
+                durations[name].append((time.perf_counter_ns() - begin) * 1e-3)
+    gc.enable()
+    figures: dict[str, object] = {}
+    for name, values in durations.items():
+        p50, p99 = np.percentile(values, (50, 99))
+        figures[name] = {"p50_us": float(p50), "p99_us": float(p99), "max_us": float(max(values))}
+    figures["torch_over_controller"] = float(np.median(durations["torch"]) / np.median(durations["controller"]))
+    return figures
+
+
+def _controller_tick(bundle: Bundle, steps: int) -> Callable[[], object]:
+    controller = Controller(bundle, steps)
+    controller.warm_up()
+    sample = Sample(bundle.contract)
+    sample.put_flat(controller.layout.mean, 0)
+    return lambda: controller.tick(sample, 0)
+
+
+def _graph_tick(bundle: Bundle, steps: int) -> Callable[[], object]:
+    inference = Controller(bundle, steps).inference
+    inference.refine[0] = steps
+    inference.mask[...] = 1.0
+    return inference.run
+
+
+def _torch_tick(bundle: Bundle, steps: int, hidden: int) -> Callable[[], object]:
+    contract = bundle.contract
+    config = AgentConfig(nodes=contract.nodes, acting_node=contract.acting_node, hidden=hidden)
+    agent = Agent(config, contract.layout.size, contract.layout.joints).eval()
+    x, mask = torch.zeros(1, contract.layout.size), torch.ones(1, contract.layout.size)
+    z, action, k = torch.zeros(1, agent.model.size), torch.zeros(1, contract.layout.joints), torch.tensor([steps])
+
+    def tick() -> torch.Tensor:
+        belief, _ = agent.infer(x, mask, z, action, k)
+        return agent.act(belief.z)
+
+    return tick
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

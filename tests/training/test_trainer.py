@@ -1,0 +1,132 @@
+"""Runs on disk: real PyBullet, a few updates."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from runtime.errors import GanglionError
+from training.checkpoint import load_agent, load_checkpoint, load_config
+from training.config import TrainConfig, preset
+from training.trainer import Status, Trainer, resume, train
+
+SMALL = replace(
+    preset("cartpole"), steps=512, num_envs=4, horizon=32, sequence=16, model_only_steps=200, checkpoint_every=2
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Status]]:
+    run = tmp_path_factory.mktemp("run") / "a"
+    statuses: list[Status] = []
+    train(SMALL, run, statuses.append)
+    return run, statuses
+
+
+def test_a_run_reports_logs_and_saves(finished: tuple[Path, list[Status]]) -> None:
+    run, statuses = finished
+    assert [s.steps for s in statuses] == [128, 256, 384, 512]
+    agent, config, steps = load_agent(run)
+    assert (config, steps) == (SMALL, 512)
+    events = EventAccumulator(str(run))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"model/reconstruction", "train/policy_loss", "rollout/ep_rew_mean", "time/fps"} <= tags
+    assert all(torch.isfinite(p).all() for p in agent.parameters())
+
+
+def test_a_run_continues_where_it_stopped(finished: tuple[Path, list[Status]]) -> None:
+    run, _ = finished
+    settings = json.loads((run / "config.json").read_text())
+    settings["steps"] = 768
+    (run / "config.json").write_text(json.dumps(settings))
+    before = load_checkpoint(run)["agent"]
+    statuses: list[Status] = []
+    resume(run, statuses.append)
+    assert [s.steps for s in statuses] == [640, 768]
+    after = load_checkpoint(run)["agent"]
+    assert any(not torch.equal(before[k], after[k]) for k in before)
+
+
+def test_same_seed_same_weights(tmp_path: Path) -> None:
+    short = replace(SMALL, steps=256, model_only_steps=100)
+    weights = []
+    for name, workers in (("a", 1), ("b", 2)):
+        train(replace(short, workers=workers), tmp_path / name)
+        weights.append(load_checkpoint(tmp_path / name)["agent"])
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+def test_an_interrupted_run_is_saved(tmp_path: Path) -> None:
+    def interrupt(status: Status) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(SMALL, tmp_path / "run", interrupt)
+    assert load_checkpoint(tmp_path / "run")["steps"] == 128
+
+
+def test_divergence_names_the_term_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    trainer = Trainer(SMALL, tmp_path, resume=False)
+    trainer.save()
+    with torch.no_grad():
+        trainer.agent.critic[0].bias.fill_(math.nan)
+    with pytest.raises(GanglionError, match="train/value_loss.* not finite"):
+        trainer.fit()
+    assert all(torch.isfinite(v).all() for v in load_checkpoint(tmp_path)["agent"].values())
+
+
+def test_a_policy_that_is_not_finite_stops_before_it_acts(tmp_path: Path) -> None:
+    trainer = Trainer(SMALL, tmp_path, resume=False)
+    with torch.no_grad():
+        trainer.agent.model.observation.outer_bias.fill_(math.nan)
+    with pytest.raises(GanglionError, match="action is not finite"):
+        trainer.fit()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"task": "flying"}, "no task 'flying'"), ({"algorithm": "magic"}, "magic"), ({"sequence": 7}, "multiple of")],
+)
+def test_bad_settings(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    with pytest.raises(GanglionError, match=message):
+        train(replace(SMALL, **change), tmp_path / "run")  # type: ignore[arg-type]
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(finished: tuple[Path, list[Status]]) -> None:
+    with pytest.raises(GanglionError, match="already holds a run"):
+        train(SMALL, finished[0])
+
+
+def test_damaged_runs(tmp_path: Path, finished: tuple[Path, list[Status]]) -> None:
+    with pytest.raises(GanglionError, match="not a training run"):
+        load_config(tmp_path)
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "config.json").write_bytes((finished[0] / "config.json").read_bytes())
+    with pytest.raises(GanglionError, match="cannot load"):
+        load_agent(damaged)
+    whole = (finished[0] / "checkpoint.pt").read_bytes()
+    (damaged / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(GanglionError, match="cannot load"):
+        load_agent(damaged)
+    settings: TrainConfig = replace(SMALL, agent=replace(SMALL.agent, hidden=20))
+    Trainer(settings, tmp_path / "other", resume=False)
+    (tmp_path / "other" / "checkpoint.pt").write_bytes(whole)
+    with pytest.raises(GanglionError, match="another agent"):
+        load_agent(tmp_path / "other")
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, finished: tuple[Path, list[Status]]) -> None:
+    run = tmp_path / "hostile"
+    run.mkdir()
+    (run / "config.json").write_bytes((finished[0] / "config.json").read_bytes())
+    torch.save({"agent": Path, "steps": 1}, run / "checkpoint.pt")
+    with pytest.raises(GanglionError, match="cannot load"):
+        load_agent(run)

@@ -34,6 +34,12 @@ _SUCCESS, _FAILURE, _ERROR = (
 )
 
 
+def _checked_rate(rate_hz: float) -> float:
+    if not 0 <= rate_hz < math.inf:
+        raise ContractError(f"rate_hz is {rate_hz:g}, expected 0 (the contract's rate) or more")
+    return rate_hz
+
+
 class ControllerNode(LifecycleNode):
     """Runs one bundle."""
 
@@ -90,7 +96,7 @@ class ControllerNode(LifecycleNode):
         return Bundle.load(path)
 
     def _rate(self, bundle: Bundle) -> float:
-        rate_hz, right = float(self._value("rate_hz")), bundle.contract.rate_hz
+        rate_hz, right = _checked_rate(float(self._value("rate_hz"))), bundle.contract.rate_hz
         if rate_hz and rate_hz != right:
             self.get_logger().warning(
                 f"rate_hz is {rate_hz:g}, but the model was trained for {right:g} Hz: its speeds and limits will be "
@@ -146,14 +152,12 @@ class ControllerNode(LifecycleNode):
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         values = {p.name: p.value for p in parameters}
-        steps, rate_hz = values.get("refine"), values.get("rate_hz", 0.0)
-        if not math.isfinite(rate_hz) or rate_hz < 0:
-            return SetParametersResult(successful=False, reason=f"rate_hz is {rate_hz}, expected 0 or more")
-        if steps is not None:
-            try:
-                self._set_refine(steps)
-            except ContractError as error:
-                return SetParametersResult(successful=False, reason=str(error))
+        try:
+            _checked_rate(values.get("rate_hz", 0.0))
+            if "refine" in values:
+                self._set_refine(values["refine"])
+        except ContractError as error:
+            return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
     def _set_refine(self, steps: int) -> None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rcl_interfaces.msg import ParameterDescriptor
+from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
 PARAMETER = "realtime_priority"
@@ -18,7 +18,10 @@ def declare_priority(node: Node, default: int) -> None:
     text = (
         "real-time priority (SCHED_FIFO, 1 to 99) of every thread, where it is permitted; 0 leaves the scheduling alone"
     )
-    node.declare_parameter(PARAMETER, default, ParameterDescriptor(description=text, read_only=True))
+    valid = IntegerRange(from_value=0, to_value=99)
+    node.declare_parameter(
+        PARAMETER, default, ParameterDescriptor(description=text, read_only=True, integer_range=[valid])
+    )
 
 
 def raise_priority(node: Node) -> None:

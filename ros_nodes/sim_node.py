@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -41,8 +41,13 @@ class SimNode(Node):
     def __init__(self) -> None:
         """Raises GanglionError for an unknown task or fault."""
         super().__init__("sim")
-        self._declare("task", "kuka_reach", f"one of {', '.join(sorted(TASKS))}", read_only=True)
-        self._declare("seed", 0, "seed of the episode; read when an episode starts (service ~/reset)")
+        task_names = ParameterDescriptor(description=f"one of {', '.join(sorted(TASKS))}", read_only=True)
+        self.declare_parameter("task", "kuka_reach", task_names)
+        seed = ParameterDescriptor(
+            description="seed of the episode; read when an episode starts (service ~/reset)",
+            integer_range=[IntegerRange(from_value=0, to_value=2**31 - 1)],
+        )
+        self.declare_parameter("seed", 0, seed)
         declare_priority(self, _PRIORITY)
         faults = ParameterDescriptor(
             description="sensor faults: 'lost:TARGET' or 'dropout:TARGET=P'; may change at any time",
@@ -72,9 +77,6 @@ class SimNode(Node):
         self._reset()
         self.get_logger().info(f"{task.name}: {task.summary}, {task.rate_hz:g} Hz, commands on {self._commands.topic}")
 
-    def _declare(self, name: str, default: str | int, description: str, read_only: bool = False) -> None:
-        self.declare_parameter(name, default, ParameterDescriptor(description=description, read_only=read_only))
-
     def _parse(self, texts: Any) -> list[Fault]:
         if isinstance(texts, str):
             raise ContractError(f"faults is '{texts}', expected a list of texts, e.g. ['lost:joint_velocity']")
@@ -82,8 +84,6 @@ class SimNode(Node):
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         values = {p.name: p.value for p in parameters}
-        if values.get("seed", 0) < 0:
-            return SetParametersResult(successful=False, reason=f"seed is {values['seed']}, expected 0 or more")
         if "faults" in values:
             try:
                 self._faults = self._parse(values["faults"])

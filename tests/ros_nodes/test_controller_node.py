@@ -191,6 +191,8 @@ def test_deactivation_and_interrupt_command_the_safe_action(session: Session, ca
     assert session.change_state("controller", ACTIVATE)
     session.wait(lambda: robot.ticks[-1].activation == 2 and robot.ticks[-1].tick > 5, "the second activation")
     assert next(t.tick for t in robot.ticks if t.activation == 2) == 0
+    assert [list(s[:2]) for s in robot.states] == [[1, 0], [2, 0]]
+    assert np.array_equal(robot.states[0][2:], robot.states[1][2:])  # nothing is carried over
     session.children.remove(child)
     child.process.send_signal(signal.SIGINT)
     assert child.process.wait(5) == 0
@@ -242,6 +244,8 @@ def test_refine_is_checked_and_changes_at_once(session: Session, kuka: Path) -> 
     for value in (9, -2):
         with pytest.raises(GanglionError, match=f"refine is {value}, expected 0 to 8"):
             session.set_parameter("controller", "refine", value)
+    with pytest.raises(GanglionError, match="rate_hz is -1, expected 0"):
+        session.set_parameter("controller", "rate_hz", -1.0)
     session.set_parameter("controller", "refine", 7)
     session.spin(0.1)
     assert robot.ticks[-1].refine == 7

@@ -142,10 +142,20 @@ def test_faults_are_applied_and_checked(session: Session) -> None:
     assert np.isfinite(listener.joints[-1].position).all()
 
 
-def test_an_unknown_task_is_one_line(session: Session) -> None:
-    child = session.start("ros_nodes.sim_node", {"task": "juggle"})
+@pytest.mark.parametrize(
+    ("parameters", "complaint"),
+    [
+        ({"task": "juggle"}, "there is no task 'juggle'; expected one of"),
+        ({"faults": ["lost:elbow"]}, "'elbow' names no sensor channel"),
+        ({"seed": -3}, "seed"),
+        ({"seed": "three"}, "seed"),
+    ],
+)
+def test_a_wrong_parameter_is_one_line(session: Session, parameters: dict[str, object], complaint: str) -> None:
+    child = session.start("ros_nodes.sim_node", parameters)
     assert child.process.wait(15) == 2
-    assert "there is no task 'juggle'; expected one of" in child.log
+    (line,) = [line for line in child.log.splitlines() if line.startswith("[FATAL]")]
+    assert complaint in line
     assert "Traceback" not in child.log
     session.children.remove(child)
 

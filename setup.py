@@ -1,18 +1,27 @@
 """What pyproject.toml cannot say: the files that ROS 2 looks for under share/."""
 
-import os
-from glob import glob
+from pathlib import Path
 
-from setuptools import setup
+import setuptools
 
-SHARE = os.path.join("share", "ganglion")  # noqa: PTH118
+if int(setuptools.__version__.partition(".")[0]) < 64:
+    raise SystemExit(
+        f"error: setuptools {setuptools.__version__} does not read pyproject.toml, 64 or later does; "
+        "ROS 2 Humble comes with an older one: pip install 'setuptools>=64,<80' before colcon build"
+    )
 
-setup(
+
+def files(pattern: str) -> list[str]:
+    """Matching files of this folder, relative to it, in order."""
+    return sorted(str(path) for path in Path().glob(pattern))
+
+
+setuptools.setup(
     license="Apache-2.0",
     data_files=[
-        (os.path.join("share", "ament_index", "resource_index", "packages"), ["resource/ganglion"]),  # noqa: PTH118
-        (SHARE, ["package.xml"]),
-        (os.path.join(SHARE, "launch"), sorted(glob("launch/*.py") + glob("launch/*.yaml"))),  # noqa: PTH118, PTH207
-        (os.path.join(SHARE, "bundles"), sorted(glob("bundles/*.onnx"))),  # noqa: PTH118, PTH207
+        ("share/ament_index/resource_index/packages", ["resource/ganglion"]),
+        ("share/ganglion", ["package.xml"]),
+        ("share/ganglion/launch", files("launch/*.py") + files("launch/*.yaml")),
+        ("share/ganglion/bundles", files("bundles/*.onnx")),
     ],
 )

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -62,16 +62,18 @@ def main(options: Options) -> None:
                 "torch": _torch_tick(bundle, steps, options.hidden),
             }
             results[str(steps)] = _interleaved(ticks, options.ticks)
-    table = Table("K", *(f"{c} {p} µs" for c in ("controller", "graph", "torch") for p in ("p50", "p99")), "torch / controller")
-    for steps, r in results.items():
+    table = Table(
+        "K", *(f"{c} {p} µs" for c in ("controller", "graph", "torch") for p in ("p50", "p99")), "torch / controller"
+    )
+    for k, r in results.items():
         cells = (f"{r[c][p]:.0f}" for c in ("controller", "graph", "torch") for p in ("p50_us", "p99_us"))
-        table.add_row(steps, *cells, f"{r['torch_over_controller']:.1f}")
+        table.add_row(k, *cells, f"{r['torch_over_controller']:.1f}")
     Console().print(table)
     if options.json:
         write_json(options.json, {"bundle": str(options.bundle), "ticks": options.ticks, "refine": results})
 
 
-def _interleaved(ticks: dict[str, Callable[[], object]], count: int) -> dict[str, object]:
+def _interleaved(ticks: dict[str, Callable[[], object]], count: int) -> dict[str, Any]:
     """Each in turn for a part of `count`, so that a busy moment of the machine meets all of them."""
     durations: dict[str, list[float]] = {name: [] for name in ticks}
     gc.collect()
@@ -85,7 +87,7 @@ def _interleaved(ticks: dict[str, Callable[[], object]], count: int) -> dict[str
                 tick()
                 durations[name].append((time.perf_counter_ns() - begin) * 1e-3)
     gc.enable()
-    figures: dict[str, object] = {}
+    figures: dict[str, Any] = {}
     for name, values in durations.items():
         p50, p99 = np.percentile(values, (50, 99))
         figures[name] = {"p50_us": float(p50), "p99_us": float(p99), "max_us": float(max(values))}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -71,7 +70,7 @@ def write_bundle(path: Path, model: onnx.ModelProto, contract: Contract) -> Path
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_bytes(bare.SerializeToString())
-    os.replace(temporary, path)
+    temporary.replace(path)
     return path
 
 
@@ -124,4 +123,3 @@ def _commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()
-

@@ -124,11 +124,22 @@ def build_model(agent: Agent) -> onnx.ModelProto:
         "start/",
     )
     step = _trace(
-        _Step(agent), {"loop.z": z, "observation": d, "mask": d, "start.drive": z, "start.gain": z}, ["loop.next_z"], "step/"
+        _Step(agent),
+        {"loop.z": z, "observation": d, "mask": d, "start.drive": z, "start.gain": z},
+        ["loop.next_z"],
+        "step/",
     )
     finish = _trace(
         _Finish(agent),
-        {"start.z": z, "start.drive": z, "start.prediction": d, "start.gain": z, "refined.z": z, "observation": d, "mask": d},
+        {
+            "start.z": z,
+            "start.drive": z,
+            "start.prediction": d,
+            "start.gain": z,
+            "refined.z": z,
+            "observation": d,
+            "mask": d,
+        },
         ["action", "free_energy", "innovation", "next.z"],
         "finish/",
     )

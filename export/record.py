@@ -59,7 +59,7 @@ def _episode(controller: Controller, env: RobotEnv, failing: SensorDropout, seed
     failing.restart(np.ones(1, dtype=bool))
     period_ns = round(1e9 / controller.contract.rate_hz)
     inference = controller.inference
-    rows = []
+    rows: list[tuple[np.ndarray, ...]] = []
     for tick in range(env.task.episode_steps):
         values = observation if tick == 0 else np.where(failing.step()[0] > 0, observation, np.nan)
         sample.put_flat(values, tick * period_ns)

@@ -93,7 +93,9 @@ def _scan(model: bytes, path: Path) -> tuple[str, dict[str, str]]:
             f"{path} is not a bundle, or is cut short ({len(model)} bytes, {error}); copy or export it again"
         ) from error
     if graph is None:
-        raise BundleError(f"{path} is not a bundle: it holds no ONNX graph; make one with 'ganglion export RUN -o FILE'")
+        raise BundleError(
+            f"{path} is not a bundle: it holds no ONNX graph; make one with 'ganglion export RUN -o FILE'"
+        )
     return hashlib.sha256(graph).hexdigest(), metadata
 
 

@@ -70,9 +70,7 @@ class Observation:
         )
         _same_length(owner, self.channels, mean=self.mean, scale=self.scale, low=self.low, high=self.high)
         _require(all(s > 0 for s in self.scale), f"{owner}: scale must be positive, got {list(self.scale)}")
-        _require(
-            all(a < b for a, b in zip(self.low, self.high)), f"{owner}: low must be below high in every channel"
-        )
+        _require(all(a < b for a, b in zip(self.low, self.high)), f"{owner}: low must be below high in every channel")
         _require(self.max_age_s > 0, f"{owner}: max_age_s must be positive, got {self.max_age_s}")
         _require(
             0 <= self.min_valid <= len(self.channels),
@@ -117,7 +115,13 @@ class Action:
         _require(len(self.joints) > 0, "the action has no joints; name at least one")
         _require(len(set(self.joints)) == len(self.joints), f"the action repeats a joint: {list(self.joints)}")
         _same_length(
-            "action", self.joints, scale=self.scale, offset=self.offset, low=self.low, high=self.high, max_rate=self.max_rate
+            "action",
+            self.joints,
+            scale=self.scale,
+            offset=self.offset,
+            low=self.low,
+            high=self.high,
+            max_rate=self.max_rate,
         )
         _require(all(s > 0 for s in self.scale), f"action: scale must be positive, got {list(self.scale)}")
         _require(all(r > 0 for r in self.max_rate), f"action: max_rate must be positive, got {list(self.max_rate)}")
@@ -302,10 +306,9 @@ class Layout:
 
     def channel_indices(self, target: str) -> np.ndarray:
         """Indices of the channels that `target` names: an observation, `observation.channel`, or a channel (joint or
-        axis) of any observation. Raises ContractError if there is none."""
-        found = [
-            i for i, c in enumerate(self.channels) if target in (c, c.split(".", 1)[0], c.split(".", 1)[1])
-        ]
+        axis) of any observation. Raises ContractError if there is none.
+        """
+        found = [i for i, c in enumerate(self.channels) if target in (c, c.split(".", 1)[0], c.split(".", 1)[1])]
         if not found:
             raise ContractError(f"'{target}' names no sensor channel; expected one of {', '.join(self.channels)}")
         return np.array(found, dtype=np.int64)

@@ -92,7 +92,9 @@ class Controller:
         }
         missing = [j for j in action.joints if j not in measured]
         if missing:
-            raise ContractError(f"position commands need the measured position of {missing}; add it to the observations")
+            raise ContractError(
+                f"position commands need the measured position of {missing}; add it to the observations"
+            )
         return np.array([measured[j] for j in action.joints], dtype=np.int64)
 
     def reset(self) -> None:
@@ -125,7 +127,9 @@ class Controller:
         short = lacking(believed, layout)
         if not finite:
             self.inference.reset()
-            return self._hold(reasons, 0.0, self._no_innovation, "the agent's output was not finite; its belief was reset")
+            return self._hold(
+                reasons, 0.0, self._no_innovation, "the agent's output was not finite; its belief was reset"
+            )
         if short.size:
             return self._hold(reasons, free_energy, innovation, self._describe(short, reasons))
         command = self.limits.limit(self.limits.command(action, self._previous), self._previous)

@@ -89,7 +89,9 @@ def topics(observations: tuple[Observation, ...]) -> dict[str, tuple[str, tuple[
         message_type = kind_of(o).message_type
         known_type, carried = result.get(o.topic, (message_type, ()))
         if known_type != message_type:
-            raise ContractError(f"topic '{o.topic}' would carry both {known_type} and {message_type}; give each its own")
+            raise ContractError(
+                f"topic '{o.topic}' would carry both {known_type} and {message_type}; give each its own"
+            )
         result[o.topic] = (message_type, (*carried, o))
     return result
 

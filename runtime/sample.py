@@ -22,7 +22,8 @@ class Sample:
         self.stamp_ns = np.full(layout.size, NEVER, dtype=np.int64)
         self._slices = layout.slices
         self._joint_index = {
-            o.name: {c: layout.slices[o.name].start + i for i, c in enumerate(o.channels)} for o in contract.observations
+            o.name: {c: layout.slices[o.name].start + i for i, c in enumerate(o.channels)}
+            for o in contract.observations
         }
 
     def put(self, observation: str, values: np.ndarray, stamp_ns: int) -> None:

@@ -20,8 +20,6 @@ class RobotEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     already has SI commands calls `advance` instead. One tick lasts 1 / rate_hz seconds.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}
-
     def __init__(self, task: str) -> None:
         """Raises GanglionError for an unknown task."""
         self.task: Task = task_class(task)()

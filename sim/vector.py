@@ -7,6 +7,7 @@ workers does not change any result.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -107,7 +108,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.observation_space = gymnasium.vector.utils.batch_space(example.observation_space, num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(example.action_space, num_envs)
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        fields = _Fields(num_envs, *example.observation_space.shape, *example.action_space.shape)
+        fields = _Fields(num_envs, len(example.reset()[0]), len(example.executed))
         example.close()
         block = fields.allocate()
         self._data = fields.view(block)
@@ -116,7 +117,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         bounds = np.linspace(0, num_envs, workers + 1).astype(int)
         self._pipes: list[Connection] = []
         self._workers = []
-        for low, high in zip(bounds[:-1], bounds[1:]):
+        for low, high in itertools.pairwise(bounds):
             ours, theirs = context.Pipe()
             arguments = (theirs, task, fields, block, range(low, high), seeds[low:high])
             process = context.Process(target=_worker, args=arguments, daemon=True)
@@ -132,9 +133,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._order(_RESET)
         return self._data["observation"], {}
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One tick of every environment with normalised actions (N, A)."""
         self._data["action"][...] = actions
         self._order(_STEP)

@@ -46,7 +46,9 @@ class SensorDropout:
         maskable = [not o.required for o in observations for _ in o.channels]
         self._maskable = np.array(maskable)
         bounds = np.cumsum([0] + [len(o.channels) for o in observations])
-        self._groups = [(slice(a, b), o.min_valid) for a, b, o in zip(bounds[:-1], bounds[1:], observations, strict=True)]
+        self._groups = [
+            (slice(a, b), o.min_valid) for a, b, o in zip(bounds[:-1], bounds[1:], observations, strict=True)
+        ]
         self._rate = np.zeros(num_envs)
         self._outages = np.zeros(num_envs)
         self._until = np.zeros((num_envs, len(maskable)), dtype=np.int64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
     """Write `state` so that a crash leaves either the old or the new checkpoint whole."""
     temporary = run / (CHECKPOINT + ".tmp")
     torch.save(state, temporary)
-    os.replace(temporary, run / CHECKPOINT)
+    temporary.replace(run / CHECKPOINT)
 
 
 def load_checkpoint(run: Path) -> dict[str, Any]:
@@ -75,4 +74,4 @@ def load_agent(run: Path) -> tuple[Agent, TrainConfig, int]:
 def _replace(path: Path, data: bytes) -> None:
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_bytes(data)
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -122,7 +122,7 @@ class Collector:
         return Rollout(z_start=z_start, steps=steps, last_value=last_value, **stacked)
 
     def _bootstrap(self, cut: np.ndarray, final: np.ndarray, z: Tensor, executed: Tensor, steps: Tensor) -> Tensor:
-        """gamma V(final state) where a time limit cut the episode, zero elsewhere; (N,)."""
+        """Discounted value of the final state where a time limit cut the episode, zero elsewhere; (N,)."""
         x = self._normalise(final[cut])
         where = torch.as_tensor(cut)
         belief, _ = self.agent.infer(x, torch.ones_like(x), z[where], executed[where], steps[where])

@@ -58,8 +58,7 @@ def filter_loss(
 
 def sequences(rollout: Rollout, length: int) -> dict[str, Tensor]:
     """The rollout cut into sequences of `length` ticks: tensors (length, S, ...), with z_start (S, Z), steps (S,)."""
-    ticks, count = rollout.first.shape
-    pieces = ticks // length
+    pieces = len(rollout.first) // length
 
     def cut(values: Tensor) -> Tensor:
         shaped = values[: pieces * length].reshape(pieces, length, *values.shape[1:])

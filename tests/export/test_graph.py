@@ -25,7 +25,7 @@ def make(graph: str) -> tuple[Agent, onnx.ModelProto]:
     agent = Agent(AgentConfig(nodes=nodes, acting_node=nodes[0].name, hidden=8), D, A)
     with torch.no_grad():
         for parameter in agent.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
+            parameter.add_(0.2 * torch.randn_like(parameter))
     return agent, build_model(agent)
 
 
@@ -51,7 +51,9 @@ def test_graph_equals_torch_on_many_inputs(graph: str) -> None:
                 },
             )  # fmt: skip
             with torch.no_grad():
-                belief, start = agent.infer(*(torch.from_numpy(v) for v in (x, mask, z, action)), torch.tensor([steps]))
+                tensors = [torch.from_numpy(v) for v in (x, mask, z, action)]
+                start = agent.start(*tensors)
+                belief, _ = agent.infer(*tensors, steps=torch.tensor([steps]))
                 expected = (agent.act(belief.z), belief.free_energy, belief.innovation, belief.z)
             for ours, theirs in zip(got, expected, strict=True):
                 np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-5)

@@ -19,7 +19,7 @@ def make(graph: str, spread: float = 1.0) -> tuple[Agent, tuple[Tensor, Tensor, 
     agent = Agent(AgentConfig(nodes=nodes, acting_node=nodes[-1].name, hidden=8), D, A).double()
     with torch.no_grad():
         for parameter in agent.parameters():
-            parameter += 0.3 * spread * torch.randn_like(parameter)
+            parameter.add_(0.3 * spread * torch.randn_like(parameter))
     x, mask = torch.randn(B, D).double(), (torch.rand(B, D) > 0.3).double()
     return agent, (x * mask, mask, torch.randn(B, agent.model.size).double(), torch.randn(B, A).double())
 

@@ -19,7 +19,10 @@ from training.world_model import filter_loss
 
 def test_gae_by_hand() -> None:
     """gamma = 0.5, lambda = 0.5: delta = (1 + 1 - 1, 2 + 0 - 2, 3 + 4 - 4) with an episode's end after the second."""
-    column = lambda *v: torch.tensor(v).reshape(-1, 1)  # noqa: E731
+
+    def column(*values: float) -> torch.Tensor:
+        return torch.tensor(values).reshape(-1, 1)
+
     advantage = gae(column(1.0, 2.0, 3.0), column(1.0, 2.0, 4.0), column(0.0, 1.0, 0.0), torch.tensor([8.0]), 0.5, 0.5)
     assert advantage.flatten().tolist() == pytest.approx([1.0 + 0.25 * 0.0, 0.0, 3.0])
 
@@ -78,7 +81,9 @@ def test_filter_loss_is_finite_and_reaches_every_parameter() -> None:
         agent, torch.randn(t, b, 4), mask, torch.randn(t, b, 1), first, torch.randn(b, z), torch.tensor([0, 1, 2, 4, 8])
     )
     torch.stack(list(terms.values())).sum().backward()
-    unused = [n for n, p in agent.named_parameters() if p.grad is None and not n.startswith(("policy", "critic", "log_std"))]
+    unused = [
+        n for n, p in agent.named_parameters() if p.grad is None and not n.startswith(("policy", "critic", "log_std"))
+    ]
     assert unused == []
     assert all(torch.isfinite(v) for v in terms.values())
 

@@ -139,7 +139,8 @@ def test_latents_with_enough_room_are_anchored_to_their_channels() -> None:
 def test_prediction_stays_finite_however_long_the_sensors_are_gone() -> None:
     model = make("single")[0]
     with torch.no_grad():
-        model.dynamics["state"].linear.weight.fill_(3.0)
+        for parameter in model.dynamics.parameters():
+            parameter.fill_(3.0)
         z = torch.ones(1, model.size, dtype=torch.float64)
         for _ in range(2000):
             z = model.drive(z, torch.ones(1, A, dtype=torch.float64))

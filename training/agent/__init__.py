@@ -1,1 +1,1 @@
-"""The agent: generative model on a latent graph, one free energy, inference by encoder and refinement, and its heads."""
+"""The agent: generative model on a latent graph, one free energy, amortized and refined inference, and its heads."""

@@ -83,9 +83,7 @@ class Agent(nn.Module):
         deviation = (0.5 * self.model.predictive_log_precision()).exp()
         return Belief(guarded, free_energy, mask * (x - start.prediction) * deviation)
 
-    def infer(
-        self, x: Tensor, mask: Tensor, z_previous: Tensor, action: Tensor, steps: Tensor
-    ) -> tuple[Belief, Start]:
+    def infer(self, x: Tensor, mask: Tensor, z_previous: Tensor, action: Tensor, steps: Tensor) -> tuple[Belief, Start]:
         """One tick's belief with `steps` (B,) refinement steps, each row its own number."""
         start = self.start(x, mask, z_previous, action)
         z = start.z

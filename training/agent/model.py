@@ -9,7 +9,9 @@ The latents of all nodes lie side by side in one tensor z (B, Z), in the order o
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,10 @@ def gaussian_energy(error: Tensor, log_precision: Tensor, mask: Tensor | None = 
     """-log N(error; 0, exp(-log_precision)) summed over the last axis; `mask` (0 or 1) leaves out channels."""
     terms = log_precision.exp() * error * error - log_precision + _LOG_2PI
     return 0.5 * (terms if mask is None else mask * terms).sum(-1)
+
+
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 class LogPrecision(nn.Module):
@@ -61,9 +67,7 @@ class GenerativeModel(nn.Module):
         with_children = {p for n in nodes for p in n.parents}
         self.observed = tuple(n.name for n in nodes if n.name not in with_children)
         """Nodes that predict the observation."""
-        self.dynamics = nn.ModuleDict(
-            {n.name: SkipMLP(n.size + action_size, hidden, n.size) for n in nodes}
-        )
+        self.dynamics = nn.ModuleDict({n.name: SkipMLP(n.size + action_size, hidden, n.size) for n in nodes})
         self.conditionals = nn.ModuleDict(
             {n.name: Conditional(sum(sizes[p] for p in n.parents), hidden, n.size) for n in nodes if n.parents}
         )
@@ -84,8 +88,10 @@ class GenerativeModel(nn.Module):
         return anchors
 
     def _gather(self, z: Tensor, names: tuple[str, ...]) -> Tensor:
-        parts = [z[..., self.slices[n]] for n in names]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return _side_by_side([z[..., self.slices[n]] for n in names])
+
+    def _conditional(self, name: str) -> Conditional:
+        return cast(Conditional, self.conditionals[name])
 
     def drive(self, z_previous: Tensor, action: Tensor) -> Tensor:
         """Temporal part of every node's mean (B, Z), from z_{t-1} (B, Z) and a_{t-1} (B, A)."""
@@ -94,8 +100,7 @@ class GenerativeModel(nn.Module):
             where = self.slices[node.name]
             own = z_previous[..., where]
             parts.append(self.retention[where] * own + self.dynamics[node.name](torch.cat((own, action), -1)))
-        drive = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        return drive.clamp(-_LARGEST_LATENT, _LARGEST_LATENT)
+        return _side_by_side(parts).clamp(-_LARGEST_LATENT, _LARGEST_LATENT)
 
     def prior_mean(self, drive: Tensor) -> Tensor:
         """Prior mean of every node (B, Z) by ancestral pass: each node at the mean given its parents' means."""
@@ -105,7 +110,7 @@ class GenerativeModel(nn.Module):
         for node in self.nodes:
             mean = drive[..., self.slices[node.name]]
             if node.parents:
-                mean = mean + self.conditionals[node.name](torch.cat([means[p] for p in node.parents], -1))[0]
+                mean = mean + self._conditional(node.name)(torch.cat([means[p] for p in node.parents], -1))[0]
             means[node.name] = mean
         return torch.cat([means[n.name] for n in self.nodes], -1)
 
@@ -122,7 +127,7 @@ class GenerativeModel(nn.Module):
         for node in self.nodes:
             error = z[..., self.slices[node.name]] - drive[..., self.slices[node.name]]
             if node.parents:
-                error = error - self.conditionals[node.name](self._gather(z, node.parents))[0]
+                error = error - self._conditional(node.name)(self._gather(z, node.parents))[0]
             parts.append(error)
         return torch.cat(parts, -1)
 
@@ -142,19 +147,14 @@ class GenerativeModel(nn.Module):
         for node in self.nodes:
             where = self.slices[node.name]
             error = z[..., where] - drive[..., where]
-            if node.parents:
-                mean, hidden = self.conditionals[node.name](self._gather(z, node.parents))
-                error = error - mean
-            own[node.name] = precision[where] * error
-            if node.parents:
-                self._send(self.conditionals[node.name].vjp(own[node.name], hidden), node.parents, received)
-        parts = []
-        for node in self.nodes:
-            gradient = own[node.name]
-            for message in received[node.name]:
-                gradient = gradient - message
-            parts.append(gradient)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+            if not node.parents:
+                own[node.name] = precision[where] * error
+                continue
+            conditional = self._conditional(node.name)
+            mean, hidden = conditional(self._gather(z, node.parents))
+            own[node.name] = precision[where] * (error - mean)
+            self._send(conditional.vjp(own[node.name], hidden), node.parents, received)
+        return _side_by_side([functools.reduce(torch.sub, received[n.name], own[n.name]) for n in self.nodes])
 
     def curvature(self, mask: Tensor) -> Tensor:
         """Diagonal of d2F/dz2 of the linear part of the model, (B, Z): Lambda_n + sum over children of C^2 Lambda_m."""
@@ -165,10 +165,9 @@ class GenerativeModel(nn.Module):
         self._send(seen @ self.observation.skip_weight.square(), self.observed, received)
         for node in self.nodes:
             if node.parents:
-                skip = self.conditionals[node.name].skip_weight
+                skip = self._conditional(node.name).skip_weight
                 self._send(per_node[node.name] @ skip.square(), node.parents, received)
-        parts = [sum(received[n.name], per_node[n.name]) for n in self.nodes]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return _side_by_side([functools.reduce(torch.add, received[n.name], per_node[n.name]) for n in self.nodes])
 
     def _send(self, message: Tensor, parents: tuple[str, ...], received: dict[str, list[Tensor]]) -> None:
         start = 0

@@ -77,7 +77,8 @@ def evaluate(recording: Recording, bundle: Bundle, bag: Path, plan: Sequence[Pha
         measured.append(_phase_numbers(phase, [t for t in ticks if t.activation == index + 1]))
     replayed = replay(bag, bundle, mode="telemetry")
     return {
-        "rate_hz": bundle.contract.rate_hz,
+        "rate_hz": float(np.average([m["rate_hz"] for m in measured], weights=[m["ticks"] for m in measured])),
+        "contract_rate_hz": bundle.contract.rate_hz,
         "ticks": len(ticks),
         "late_ticks": sum(t.late for t in ticks),
         "tick_us": _percentiles([t.tick_us for t in ticks]),
@@ -108,7 +109,7 @@ def _phase_numbers(phase: Phase, ticks: list[Tick]) -> dict[str, Any]:
         "faulted": phase.faulted,
         "ticks": len(ticks),
         "late_ticks": sum(t.late for t in ticks),
-        "measured_rate_hz": (len(ticks) - 1) / lasted_s,
+        "rate_hz": (len(ticks) - 1) / lasted_s,
         "masked_channels": int((ticks[-1].reasons != 0).sum()),
         "free_energy_mean": float(np.mean([t.free_energy for t in ticks])),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -44,6 +45,15 @@ CLEANUP = Transition.TRANSITION_CLEANUP
 DEACTIVATE = Transition.TRANSITION_DEACTIVATE
 
 
+_libc = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """Runs in a new child: the kernel interrupts it when its parent is gone, even by SIGKILL."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+
+
 class Child:
     """A module as a process; its output goes to a log file."""
 
@@ -58,6 +68,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 env=environment | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which ends its children in order
+                preexec_fn=_die_with_parent,
             )
 
     @property

@@ -35,7 +35,7 @@ def test_the_demo_end_to_end(tmp_path: Path, kuka: Path) -> None:
     assert (steps[0], steps[-1]) == (0.0, 1.0)
     assert json.loads((out / "demo.json").read_text()) == result
     assert set(result) >= _KEYS
-    assert result["rate_hz"] == 100
+    assert result["rate_hz"] == pytest.approx(100, rel=0.05)
     assert 380 < result["ticks"] < 480
     assert result["replay_bit_exact"]
     assert result["replayed_ticks"] == result["ticks"]
@@ -82,8 +82,8 @@ def test_a_child_that_ends_early_is_one_clear_error(tmp_path: Path) -> None:
             session.spin(15)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_no_processes_and_a_complete_bag(
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_ended_demo_leaves_no_processes_and_no_partial_bag(
     tmp_path: Path, kuka: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "demo"
@@ -101,6 +101,12 @@ def test_an_interrupted_demo_leaves_no_processes_and_a_complete_bag(
     assert len(children) == 2
     process.send_signal(number)
     assert process.wait(15) != 0
-    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    if number == signal.SIGKILL:
+        assert not (out / "bag").exists()
+        return
     with AnyReader([out / "bag"]) as reader:
         assert reader.message_count > 10

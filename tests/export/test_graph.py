@@ -51,9 +51,8 @@ def test_graph_equals_torch_on_many_inputs(graph: str) -> None:
                 },
             )  # fmt: skip
             with torch.no_grad():
-                tensors = [torch.from_numpy(v) for v in (x, mask, z, action)]
-                start = agent.start(*tensors)
-                belief, _ = agent.infer(*tensors, steps=torch.tensor([steps]))
+                inputs = torch.from_numpy(x), torch.from_numpy(mask), torch.from_numpy(z), torch.from_numpy(action)
+                belief, start = agent.infer(*inputs, torch.tensor([steps]))
                 expected = (agent.act(belief.z), belief.free_energy, belief.innovation, belief.z)
             for ours, theirs in zip(got, expected, strict=True):
                 np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-5)

@@ -78,11 +78,10 @@ class KukaReach(Task):
         self._drift = np.zeros(3) if held else rng.uniform(-_DRIFT, _DRIFT, 3)
 
     def advance(self, sim: Simulation, rng: np.random.Generator) -> None:
-        self._tick += 1
-        if self._tick % _JUMP_STEPS == 0:
+        if self._tick > 0 and self._tick % _JUMP_STEPS == 0:
             self._jump(rng, held=(self._tick // _JUMP_STEPS) % 2 == 1)
             self._errors.clear()
-            return
+        self._tick += 1
         moved = self.target + self._drift / self.rate_hz
         outside = np.abs(moved - _CENTRE) > _HALF
         self._drift = np.where(outside, -self._drift, self._drift)

@@ -54,6 +54,8 @@ def edited(path: list[Any], value: Any) -> str:
         (["version"], 2, "contract version 2 is not supported"),
         (["rate_hz"], 0.0, "rate_hz must be positive"),
         (["rate_hz"], "fast", r"contract\.rate_hz: got 'fast', expected a number"),
+        (["rate_hz"], float("inf"), r"contract\.rate_hz: got inf, expected a finite number"),
+        (["rate_hz"], 10**400, r"contract\.rate_hz: got 1000.*, expected a finite number"),
         (["observations"], [], "no observations"),
         (["observations", 0, "channels", 0], 3, r"contract\.observations\[0\]\.channels\[0\]: got 3"),
         (["observations", 0, "channels", 0], "lbr_iiwa_joint_2", "repeats a channel"),

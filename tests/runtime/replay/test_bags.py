@@ -89,8 +89,8 @@ def test_find_matches_whole_names_in_any_namespace(tmp_path: Path) -> None:
         assert bag_.find("restate", kind) == "/c/restate"
         assert bag_.find("/a/state", kind) == "/a/state"
         assert bag_.find("/state", kind) is None
-        assert bag_.find("late", kind) is None
-        with pytest.raises(BagError, match="'state' could be any of /a/state, /b/state"):
+        assert bag_.find("tate", kind) is None
+        with pytest.raises(BagError, match="'state' could be any of /a/state, /b/state; choose"):
             bag_.find("state", kind)
         with pytest.raises(
             BagError, match=rf"'twist' must be {kind}, the bag has /d/twist \[geometry_msgs/msg/Twist\]"

@@ -146,6 +146,15 @@ def test_optional_sensors_may_be_absent(tmp_path: Path) -> None:
     assert set(result.statuses) == {"ACTIVE"}
 
 
+def test_a_renamed_joint(base: Bundle, tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as bag:
+        for i in range(10):
+            bag.write("/joint_states", joint_state({WHEELS[0]: 0.0, "right_wheel": 0.0}), EPOCH + i * PERIOD)
+            bag.write("/imu", resting_imu(), EPOCH + i * PERIOD)
+    with pytest.raises(BagError, match=r"never holds \['wheel_right_joint'\] of 'wheels'; the agent needs 2 of 2"):
+        replay(tmp_path / "bag", base)
+
+
 def test_a_sensor_topic_of_another_type(base: Bundle, tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as bag:
         bag.write("/joint_states", array([1.0]), EPOCH)

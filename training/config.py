@@ -40,7 +40,7 @@ class TrainConfig:
     """Passes of PPO over each batch."""
     minibatches: int = 4
     """Minibatches per pass."""
-    target_kl: float = 0.01
+    target_kl: float = 0.02
     """KL divergence per update that the policy's step size aims at."""
     entropy: float = 0.0
     """Weight of the entropy bonus."""

@@ -28,7 +28,7 @@ def test_reach_succeeds_if_the_last_half_second_is_within_2_cm() -> None:
     hold = np.zeros(7)
     for tick in range(400):
         if tick >= 300:  # the held target comes to where the arm is
-            env.task.target[:] = env.task.observe(env.sim)[14:17] + [0.0, 0.0, 0.015]  # type: ignore[attr-defined]
+            env.task.target[:] = env.task.observe(env.sim)[14:17] + np.array((0.0, 0.0, 0.015))  # type: ignore[attr-defined]
         info = env.step(hold)[4]
         assert info["success"] == (tick >= 349), "50 ticks after it came"
     assert abs(info["tracking_error_m"] - 0.015) < 1e-3
@@ -38,12 +38,12 @@ def test_reach_succeeds_if_the_last_half_second_is_within_2_cm() -> None:
 def test_cartpole_ends_when_the_pole_falls() -> None:
     env = RobotEnv("cartpole")
     env.reset(seed=0)
-    for tick in range(500):
+    ticks, terminated = 0, False
+    while not terminated and ticks < 500:
         _, reward, terminated, _, info = env.step(np.ones(1))
-        if terminated:
-            break
+        ticks += 1
     assert terminated
-    assert tick < 100
+    assert ticks < 100
     assert reward == 0.0
     assert not info["success"]
     assert info["angle_rad"] > 0.4

@@ -57,7 +57,7 @@ class Agent(nn.Module):
         acting = next(n.size for n in config.nodes if n.name == config.acting_node)
         self.policy = mlp(acting, config.hidden, action_size, last_gain=0.01)
         self.critic = mlp(size + observation_size, config.hidden, 1)
-        self.log_std = nn.Parameter(torch.full((action_size,), -1.0))
+        self.log_std = nn.Parameter(torch.full((action_size,), -0.5))
 
     def start(self, x: Tensor, mask: Tensor, z_previous: Tensor, action: Tensor) -> Start:
         """Predict, then amortize: z0 = prior mean + encoder(m x, m, prior mean, m (x - predicted x))."""

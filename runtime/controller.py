@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -123,14 +124,13 @@ class Controller:
                 self._previous[:] = sample.values[self._pose]
             self._started = True
         action, free_energy, innovation = self._infer(sample.values, believed)
-        finite = np.isfinite(action).all() and np.isfinite(free_energy)
-        short = lacking(believed, layout)
-        if not finite:
+        if not math.isfinite(action.sum() + free_energy):
             self.inference.reset()
             return self._hold(
                 reasons, 0.0, self._no_innovation, "the agent's output was not finite; its belief was reset"
             )
-        if short.size:
+        short = lacking(believed, layout)
+        if short:
             return self._hold(reasons, free_energy, innovation, self._describe(short, reasons))
         command = self.limits.limit(self.limits.command(action, self._previous), self._previous)
         self._commit(command)
@@ -160,7 +160,7 @@ class Controller:
         cause = f"waiting for {', '.join(unseen)}"
         return Command(Status.WAITING, self._previous.copy(), reasons, 0.0, self._no_innovation, 0, cause)
 
-    def _describe(self, short: np.ndarray, reasons: np.ndarray) -> str:
+    def _describe(self, short: list[int], reasons: np.ndarray) -> str:
         parts = []
         for index in short:
             o = self.contract.observations[index]

@@ -44,7 +44,9 @@ def normalise(values: np.ndarray, believed: np.ndarray, layout: Layout) -> np.nd
     return np.where(believed, (values - layout.mean) / layout.scale, 0.0)
 
 
-def lacking(believed: np.ndarray, layout: Layout) -> np.ndarray:
+def lacking(believed: np.ndarray, layout: Layout) -> list[int]:
     """Indices of the observations with fewer believed channels than the contract's `min_valid`."""
+    if believed.all():
+        return []
     counts = np.add.reduceat(believed.astype(np.int64), layout.starts)
-    return np.flatnonzero(counts < layout.min_valid)
+    return [int(i) for i in np.flatnonzero(counts < layout.min_valid)]

@@ -72,7 +72,7 @@ def test_normalise_zeroes_what_is_not_believed() -> None:
 def test_lacking(lost: list[int], expected: list[int]) -> None:
     believed = np.ones(LAYOUT.size, dtype=bool)
     believed[lost] = False
-    assert lacking(believed, LAYOUT).tolist() == expected
+    assert lacking(believed, LAYOUT) == expected
 
 
 def test_reasons_in_words() -> None:

@@ -21,6 +21,7 @@ VERSION = 1
 ACTION_KINDS = ("position", "velocity", "effort")
 ACTION_MODES = ("absolute", "increment")
 SAFE_ACTIONS = ("hold", "zero")
+_LONGEST_AGE_S = 3600.0
 
 
 def _require(condition: bool, message: str) -> None:
@@ -71,7 +72,10 @@ class Observation:
         _same_length(owner, self.channels, mean=self.mean, scale=self.scale, low=self.low, high=self.high)
         _require(all(s > 0 for s in self.scale), f"{owner}: scale must be positive, got {list(self.scale)}")
         _require(all(a < b for a, b in zip(self.low, self.high)), f"{owner}: low must be below high in every channel")
-        _require(self.max_age_s > 0, f"{owner}: max_age_s must be positive, got {self.max_age_s}")
+        _require(
+            0 < self.max_age_s <= _LONGEST_AGE_S,
+            f"{owner}: max_age_s is {self.max_age_s}, expected more than 0 and at most {_LONGEST_AGE_S:g}",
+        )
         _require(
             0 <= self.min_valid <= len(self.channels),
             f"{owner}: min_valid is {self.min_valid}, expected 0 to {len(self.channels)}",
@@ -147,6 +151,9 @@ class State:
     """Row-major initial value."""
 
     def __post_init__(self) -> None:
+        _require(
+            all(n > 0 for n in self.shape), f"state '{self.name}' has shape {list(self.shape)}, expected sizes > 0"
+        )
         size = math.prod(self.shape)
         _require(
             len(self.initial) == size,

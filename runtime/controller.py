@@ -155,6 +155,11 @@ class Controller:
         self._commit(command)
         return Command(Status.HOLDING, command, reasons, free_energy, innovation, self._refine, cause)
 
+    def follow(self, command: np.ndarray) -> None:
+        """Take `command` (A,) SI as what was really commanded last, where another controller was in charge."""
+        self.inference.previous_action[0] = np.clip(self.limits.normalised(command, self._previous), -1.0, 1.0)
+        self._previous[:] = command
+
     def _waiting(self, reasons: np.ndarray) -> Command:
         unseen = [self.layout.channels[i] for i in self._pose if reasons[i]] if self._pose is not None else []
         cause = f"waiting for {', '.join(unseen)}"

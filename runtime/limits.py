@@ -23,9 +23,12 @@ class Limits:
         return base + self.offset + self.scale * normalised
 
     def limit(self, command: np.ndarray, previous: np.ndarray) -> np.ndarray:
-        """`command` moved at most `max_step` from `previous`, then into [low, high]."""
-        stepped = np.minimum(np.maximum(command, previous - self.max_step), previous + self.max_step)
-        return np.minimum(np.maximum(stepped, self.low), self.high)
+        """`command` within [low, high] and at most `max_step` from `previous`.
+
+        A robot that starts outside [low, high] is not thrown inside: it comes back at the largest rate.
+        """
+        inside = np.minimum(np.maximum(command, self.low), self.high)
+        return np.minimum(np.maximum(inside, previous - self.max_step), previous + self.max_step)
 
     def normalised(self, command: np.ndarray, previous: np.ndarray) -> np.ndarray:
         """Inverse of `command`: the normalised action that this command amounts to."""

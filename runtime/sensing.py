@@ -41,7 +41,7 @@ def mask_reasons(values: np.ndarray, stamp_ns: np.ndarray, now_ns: int, layout: 
 
 def normalise(values: np.ndarray, believed: np.ndarray, layout: Layout) -> np.ndarray:
     """(values - mean) / scale (D,); zero where not believed, so that no NaN enters the graph."""
-    return np.where(believed, (values - layout.mean) / layout.scale, 0.0)
+    return (np.where(believed, values, layout.mean) - layout.mean) / layout.scale
 
 
 def lacking(believed: np.ndarray, layout: Layout) -> list[int]:

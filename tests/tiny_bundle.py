@@ -1,7 +1,7 @@
 """A bundle small enough to check by hand, made without torch.
 
-    action = tanh(gain * mean(believed normalised observation) + state) for every joint
-    free_energy = refine + 1,  innovation = observation,  next.z = z + 0.1
+action = tanh(gain * mean(believed normalised observation) + state) for every joint
+free_energy = refine + 1,  innovation = observation,  next.z = z + 0.1
 """
 
 from __future__ import annotations

@@ -122,7 +122,10 @@ def recorded_command(message: Any, message_type: str, contract: Contract) -> np.
 
 
 class _Runner:
-    """Ticks at absolute times of the bag's clock, from the first message on."""
+    """Ticks at absolute times of the bag's clock, from the first message on.
+
+    Each tick continues from the recorded command, so one different answer does not make all later ones differ.
+    """
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
@@ -131,6 +134,8 @@ class _Runner:
         self.statuses: Counter[str] = Counter()
         self.command: np.ndarray | None = None
         """The latest recorded command (A,)."""
+        self._answer: np.ndarray | None = None
+        """Our command of the last tick, to be compared with the one that the recording holds a period later."""
         self.ticks = 0
         self._period_ns = round(1e9 / controller.contract.rate_hz)
         self._next_ns: int | None = None
@@ -149,11 +154,14 @@ class _Runner:
             self._next_ns += self._period_ns
 
     def _tick(self, now_ns: int) -> None:
+        if self.command is not None:
+            if self._answer is not None:
+                self.errors.add(self._answer, self.command)
+            self.controller.follow(self.command)
         command = self.controller.tick(self.sample, now_ns)
         self.ticks += 1
         self.statuses[command.status.name] += 1
-        if self.command is not None and command.status is not Status.WAITING:
-            self.errors.add(command.values, self.command)
+        self._answer = None if command.status is Status.WAITING else command.values
 
     def result(self, wall_s: float, missing: tuple[str, ...]) -> ReplayResult:
         rmse, largest = self.errors.overall()

@@ -63,7 +63,8 @@ def edited(path: list[Any], value: Any) -> str:
         (["observations", 0, "mean"], [0.0], "mean has 1 values for 7 channels"),
         (["observations", 0, "scale", 2], 0.0, "scale must be positive"),
         (["observations", 0, "low", 2], 99.0, "low must be below high"),
-        (["observations", 0, "max_age_s"], -1.0, "max_age_s must be positive"),
+        (["observations", 0, "max_age_s"], -1.0, "max_age_s is -1.0, expected more than 0 and at most 3600"),
+        (["observations", 0, "max_age_s"], 1e12, "at most 3600"),
         (["observations", 0, "min_valid"], 8, "min_valid is 8, expected 0 to 7"),
         (["observations", 0, "colour"], "red", r"got \['colour'\], expected only the fields"),
         (["action", "kind"], "torque", "action kind 'torque' is unknown"),
@@ -75,6 +76,7 @@ def edited(path: list[Any], value: Any) -> str:
         (["nodes", 0, "parents"], ["later"], "not listed before it"),
         (["refinement", "default_steps"], 9, "default_steps is 9, expected 0 to max_steps = 8"),
         (["states", 0, "initial"], [], "0 initial values"),
+        (["states", 0, "shape"], [-1, -1], "expected sizes > 0"),
         (["health"], None, r"contract\.health: got None, expected an object"),
     ],
 )

@@ -210,3 +210,27 @@ def test_position_commands_need_measured_positions(tmp_path: Path) -> None:
     path = write_tiny_bundle(tmp_path / "b.onnx", "kuka_reach", 0.0, replace(contract, observations=observations))
     with pytest.raises(ContractError, match=r"need the measured position of \['lbr_iiwa_joint_1'"):
         Controller(Bundle.load(path))
+
+
+def test_a_robot_outside_its_limits_comes_back_at_the_largest_rate(kuka: Bundle) -> None:
+    controller = Controller(kuka)
+    sample = full_sample(kuka)
+    high, step = controller.limits.high, controller.limits.max_step
+    sample.put("joint_position", high + 0.05, 0)
+    commands = [controller.tick(sample, 0).values for _ in range(6)]
+    np.testing.assert_allclose(commands[0], high + 0.05 - step)
+    np.testing.assert_allclose(commands[2], high + 0.05 - 3 * step)
+    assert (commands[5] <= high).all()
+
+
+def test_following_another_controller(kuka: Bundle) -> None:
+    controller = Controller(kuka)
+    first = controller.tick(full_sample(kuka), 0).values
+    controller.follow(first + 0.5 * controller.limits.max_step)
+    np.testing.assert_allclose(controller.inference.previous_action[0], 0.5, rtol=1e-6)
+    second = controller.tick(full_sample(kuka), 0).values
+    moved = (second - first) / controller.limits.max_step
+    assert (moved > 0.5).all(), "from where the other one was, not from our own last command"
+    assert (moved <= 1.5 + 1e-9).all()
+    controller.follow(second + 10 * controller.limits.max_step)
+    assert (controller.inference.previous_action[0] == 1.0).all(), "no action that the model never saw"

@@ -39,7 +39,7 @@ def turtlebot() -> Contract:
         ),
         action=Action(
             "velocity", "absolute", "cmd_vel", ("vx", "wz"), "m/s, rad/s", (0.2, 1.0), (0.0, 0.0), (-0.2, -1.0),
-            (0.2, 1.0), (100.0, 100.0), "zero",
+            (0.2, 1.0), (1000.0, 1000.0), "zero",
         ),
     )  # fmt: skip
 
@@ -99,9 +99,9 @@ def test_error_by_hand(namespace: str, base: Bundle, tmp_path: Path) -> None:
     # Messages at 0, 20, ... 980 ms; ticks every 10 ms after the first: 10 to 970 ms.
     assert result.ticks == 97
     assert result.statuses == {"ACTIVE": 97}
-    # A tick at the very time of a message sees it, so the first command is compared at 500 ms.
+    # A tick at the very time of a message sees it, so at 500 ms the answer of 490 ms is the first to be compared.
     assert result.compared == 48
-    answer = np.tanh(0.1 * np.arange(49, 97, dtype=np.float32)).astype(np.float64)
+    answer = np.tanh(0.1 * np.arange(48, 96, dtype=np.float32)).astype(np.float64)
     errors = np.stack([0.2 * answer - 0.1, answer + 0.25])
     assert result.max == pytest.approx(np.abs(errors).max(), rel=1e-5)
     assert result.rmse == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-5)

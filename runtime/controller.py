@@ -13,7 +13,7 @@ from runtime.errors import ContractError
 from runtime.inference import Inference
 from runtime.limits import Limits
 from runtime.sample import Sample
-from runtime.sensing import Reason, lacking, mask_reasons, normalise
+from runtime.sensing import Reason, Watch, mask_reasons, normalise
 
 
 class Status(IntEnum):
@@ -64,6 +64,7 @@ class Controller:
         self.limits = Limits(self.contract.action, self.contract.rate_hz)
         self.refine = self.contract.refinement.default_steps if refine is None else refine
         self._pose = self._pose_channels()
+        self._watch = Watch(self.layout)
         self._previous = np.zeros(self.layout.joints)
         self._started = False
         self._no_innovation = np.zeros(self.layout.size, np.float32)
@@ -104,6 +105,7 @@ class Controller:
         self.inference.previous_action[...] = 0.0
         self._previous[:] = 0.0
         self._started = False
+        self._watch.reset()
 
     def warm_up(self, ticks: int = 50) -> None:
         """Run the graph at the largest K so that the first real tick is not slow, then reset."""
@@ -129,9 +131,9 @@ class Controller:
             return self._hold(
                 reasons, 0.0, self._no_innovation, "the agent's output was not finite; its belief was reset"
             )
-        short = lacking(believed, layout)
-        if short:
-            return self._hold(reasons, free_energy, innovation, self._describe(short, reasons))
+        lost = self._watch.lost(believed, sample.stamp_ns, now_ns)
+        if lost:
+            return self._hold(reasons, free_energy, innovation, self._describe(lost, reasons))
         command = self.limits.limit(self.limits.command(action, self._previous), self._previous)
         self._commit(command)
         return Command(Status.ACTIVE, command, reasons, free_energy, innovation, self._refine, "")
@@ -165,13 +167,13 @@ class Controller:
         cause = f"waiting for {', '.join(unseen)}"
         return Command(Status.WAITING, self._previous.copy(), reasons, 0.0, self._no_innovation, 0, cause)
 
-    def _describe(self, short: list[int], reasons: np.ndarray) -> str:
+    def _describe(self, lost: list[int], reasons: np.ndarray) -> str:
         parts = []
-        for index in short:
+        for index in lost:
             o = self.contract.observations[index]
             where = self.layout.slices[o.name]
-            lost = [f"{c} {Reason(int(r)).text}" for c, r in zip(o.channels, reasons[where]) if r]
-            parts.append(f"{o.name} ({'; '.join(lost)}; needs {o.min_valid} of {len(o.channels)})")
+            masked = [f"{c} {Reason(int(r)).text}" for c, r in zip(o.channels, reasons[where]) if r]
+            parts.append(f"{o.name} ({'; '.join(masked)}; needs {o.min_valid} of {len(o.channels)})")
         return "lost " + ", ".join(parts)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -180,6 +182,7 @@ class Controller:
             "controller.command": self._previous.copy(),
             "controller.previous_action": self.inference.previous_action.astype(np.float64),
             "controller.started": np.array([float(self._started)]),
+            "controller.seen_s_ns": np.array(np.divmod(self._watch.seen_ns, 1_000_000_000), dtype=np.float64),
         }
         return own | {name: value.astype(np.float64) for name, value in self.inference.state.items()}
 
@@ -188,5 +191,7 @@ class Controller:
         self._previous[:] = state["controller.command"]
         self.inference.previous_action[...] = state["controller.previous_action"]
         self._started = bool(state["controller.started"][0])
+        seconds, nanoseconds = state["controller.seen_s_ns"].astype(np.int64)
+        self._watch.seen_ns[:] = seconds * 1_000_000_000 + nanoseconds
         for name, value in self.inference.state.items():
             value[...] = state[name]

@@ -44,9 +44,30 @@ def normalise(values: np.ndarray, believed: np.ndarray, layout: Layout) -> np.nd
     return (np.where(believed, values, layout.mean) - layout.mean) / layout.scale
 
 
-def lacking(believed: np.ndarray, layout: Layout) -> list[int]:
-    """Indices of the observations with fewer believed channels than the contract's `min_valid`."""
-    if believed.all():
-        return []
-    counts = np.add.reduceat(believed.astype(np.int64), layout.starts)
-    return [int(i) for i in np.flatnonzero(counts < layout.min_valid)]
+class Watch:
+    """Which observations are lost: short of the contract's `min_valid` channels for longer than their maximum age.
+
+    A shorter gap is bridged by the belief, so that one bad message of a required sensor does not stop the robot.
+    `seen_ns` (O,) int64 is the stamp of the newest reading of each observation when it last had enough.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._max_age_ns = layout.max_age_ns[layout.starts]
+        self.seen_ns = np.full(len(layout.starts), NEVER, dtype=np.int64)
+
+    def lost(self, believed: np.ndarray, stamp_ns: np.ndarray, now_ns: int) -> list[int]:
+        """Indices of the lost observations, for believed (D,) bool and stamp_ns (D,)."""
+        newest = np.maximum.reduceat(stamp_ns, self._layout.starts)
+        if believed.all():
+            self.seen_ns[:] = newest
+            return []
+        counts = np.add.reduceat(believed.astype(np.int64), self._layout.starts)
+        short = counts < self._layout.min_valid
+        np.copyto(self.seen_ns, newest, where=~short)
+        gone = (self.seen_ns == NEVER) | (now_ns - self.seen_ns > self._max_age_ns)
+        return [int(i) for i in np.flatnonzero(short & gone)]
+
+    def reset(self) -> None:
+        """Nothing was seen yet."""
+        self.seen_ns[:] = NEVER

@@ -59,7 +59,9 @@ class TrainConfig:
 
 
 _PRESETS = {
-    "cartpole": TrainConfig(task="cartpole", steps=200_000, agent=AgentConfig(nodes=(Node("state", 8),), hidden=48)),
+    "cartpole": TrainConfig(
+        task="cartpole", steps=200_000, gamma=0.99, agent=AgentConfig(nodes=(Node("state", 4),), hidden=48)
+    ),
     "kuka_reach": TrainConfig(task="kuka_reach", steps=1_500_000, horizon=128),
 }
 

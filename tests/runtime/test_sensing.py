@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from runtime.sample import NEVER, Sample
-from runtime.sensing import Reason, lacking, mask_reasons, normalise
+from runtime.sensing import Reason, Watch, mask_reasons, normalise
 from tests.tiny_bundle import tiny_contract
 
 CONTRACT = tiny_contract("kuka_reach")
@@ -69,10 +69,33 @@ def test_normalise_zeroes_what_is_not_believed() -> None:
         ([0, 1, 2, 3, 6, 19], [0, 3]),
     ],
 )
-def test_lacking(lost: list[int], expected: list[int]) -> None:
+def test_what_was_never_enough_is_lost(lost: list[int], expected: list[int]) -> None:
     believed = np.ones(LAYOUT.size, dtype=bool)
     believed[lost] = False
-    assert lacking(believed, LAYOUT) == expected
+    assert Watch(LAYOUT).lost(believed, np.full(LAYOUT.size, NOW), NOW) == expected
+
+
+def test_a_gap_is_bridged_up_to_the_maximum_age() -> None:
+    watch = Watch(LAYOUT)
+    everything, target_gone = np.ones(LAYOUT.size, dtype=bool), np.arange(LAYOUT.size) != TARGET_X
+    stamps = np.full(LAYOUT.size, NOW)
+    assert watch.lost(everything, stamps, NOW) == []
+    for ms, expected in ((10, []), (250, []), (251, [3]), (1000, [3])):
+        now = NOW + ms * MS  # messages go on, with NaN in them
+        assert watch.lost(target_gone, np.full(LAYOUT.size, now), now) == expected
+    assert watch.lost(everything, np.full(LAYOUT.size, NOW + 1010 * MS), NOW + 1010 * MS) == []
+    assert watch.lost(target_gone, np.full(LAYOUT.size, NOW + 1020 * MS), NOW + 1020 * MS) == []
+    watch.reset()
+    assert watch.lost(target_gone, np.full(LAYOUT.size, NOW + 1030 * MS), NOW + 1030 * MS) == [3]
+
+
+def test_a_silent_topic_is_lost_when_its_last_message_is_too_old() -> None:
+    watch = Watch(LAYOUT)
+    everything = np.ones(LAYOUT.size, dtype=bool)
+    stamps = np.full(LAYOUT.size, NOW)
+    watch.lost(everything, stamps, NOW + 200 * MS)
+    stale = np.arange(LAYOUT.size) < TARGET_X
+    assert watch.lost(stale, stamps, NOW + 250 * MS + 1) == [3], "no second waiting time"
 
 
 def test_reasons_in_words() -> None:

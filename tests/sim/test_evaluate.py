@@ -65,7 +65,8 @@ def test_return_by_hand(cartpole: Bundle) -> None:
 
 def test_faults_begin_when_the_pose_was_seen(kuka: Bundle) -> None:
     result = evaluate(kuka, episodes=1, faults=["lost:target", "lost:joint_position"])["results"]
-    assert [r["active_rate"] for r in result] == [10 / 400, 10 / 400]
+    # Bridged for the 250 ms and 50 ms that the contract allows readings to age.
+    assert [r["active_rate"] for r in result] == [(10 + 25) / 400, (10 + 5) / 400]
     assert all(r["tracking_error_m"] > 0.02 for r in result)
 
 

@@ -106,6 +106,8 @@ class Recording:
                 lost = rng.random(layout.size) < 0.03
                 sample.values[lost & (tick > 2)] = np.nan
                 sample.stamp_ns[rng.random(layout.size) < 0.02 * (tick > 2)] -= 10**9
+                if 40 <= tick < 100:
+                    sample.values[layout.slices["target"]] = np.nan
             controller.refine = tick // 50 % 4
             command = controller.tick(sample, self.now_ns)
             vector = pack(

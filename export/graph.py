@@ -29,9 +29,9 @@ class _Start(nn.Module):
         super().__init__()
         self.agent = agent
 
-    def forward(self, x: Tensor, mask: Tensor, action: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, mask: Tensor, action: Tensor, z: Tensor) -> tuple[Tensor, ...]:
         start = self.agent.start(x, mask, z, action)
-        return start.z, start.drive, start.prediction, start.gain
+        return start.z, start.drive, start.prediction, start.precision_x, start.gain
 
 
 class _Step(nn.Module):
@@ -39,8 +39,8 @@ class _Step(nn.Module):
         super().__init__()
         self.agent = agent
 
-    def forward(self, z: Tensor, x: Tensor, mask: Tensor, drive: Tensor, gain: Tensor) -> Tensor:
-        return self.agent.refine(z, x, mask, drive, gain)
+    def forward(self, z: Tensor, x: Tensor, precision_x: Tensor, drive: Tensor, gain: Tensor) -> Tensor:
+        return self.agent.refine(z, x, precision_x, drive, gain)
 
 
 class _Finish(nn.Module):
@@ -49,9 +49,10 @@ class _Finish(nn.Module):
         self.agent = agent
 
     def forward(
-        self, z0: Tensor, drive: Tensor, prediction: Tensor, gain: Tensor, z: Tensor, x: Tensor, mask: Tensor
+        self, z0: Tensor, drive: Tensor, prediction: Tensor, precision_x: Tensor, gain: Tensor, *inputs: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        belief = self.agent.finish(Start(z0, drive, prediction, gain), z, x, mask)
+        z, x, mask = inputs
+        belief = self.agent.finish(Start(z0, drive, prediction, precision_x, gain), z, x, mask)
         return self.agent.act(belief.z), belief.free_energy, belief.innovation, belief.z
 
 
@@ -117,29 +118,22 @@ def build_model(agent: Agent) -> onnx.ModelProto:
     """
     d, a, z = agent.observation_size, agent.action_size, agent.model.size
     agent = agent.eval().cpu().float()
+    begun = {"start.z": z, "start.drive": z, "start.prediction": d, "start.precision_x": d, "start.gain": z}
     start = _trace(
         _Start(agent),
         {"observation": d, "mask": d, "previous_action": a, "state.z": z},
-        ["start.z", "start.drive", "start.prediction", "start.gain"],
+        list(begun),
         "start/",
     )
     step = _trace(
         _Step(agent),
-        {"loop.z": z, "observation": d, "mask": d, "start.drive": z, "start.gain": z},
+        {"loop.z": z, "observation": d, "start.precision_x": d, "start.drive": z, "start.gain": z},
         ["loop.next_z"],
         "step/",
     )
     finish = _trace(
         _Finish(agent),
-        {
-            "start.z": z,
-            "start.drive": z,
-            "start.prediction": d,
-            "start.gain": z,
-            "refined.z": z,
-            "observation": d,
-            "mask": d,
-        },
+        begun | {"refined.z": z, "observation": d, "mask": d},
         ["action", "free_energy", "innovation", "next.z"],
         "finish/",
     )

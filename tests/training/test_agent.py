@@ -78,7 +78,7 @@ def test_many_steps_converge_to_the_posterior_of_a_linear_model() -> None:
         start = agent.start(x, mask, z, action)
         refined = start.z
         for _ in range(50):
-            refined = agent.refine(refined, x, mask, start.drive, start.gain)
+            refined = agent.refine(refined, x, start.precision_x, start.drive, start.gain)
         prior, seen = model.latent_log_precision().exp(), mask * model.observation_log_precision().exp()
         c = model.observation.skip_weight.T
         hessian = torch.diag(prior) + torch.einsum("zd,bd,yd->bzy", c, seen, c)

@@ -46,7 +46,7 @@ def test_local_gradient_equals_finite_differences(graph: str) -> None:
         shift[:, j] = step
         f = [model.free_energy(z + k * shift, x, mask, drive) for k in (-2, -1, 1, 2)]
         numeric[:, j] = (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * step)  # error of order step^4
-    gradient = model.free_energy_gradient(z, x, mask, drive)
+    gradient = model.free_energy_gradient(z, x, model.observation_precision(mask), drive)
     scale = gradient.abs().clamp(min=1.0)
     assert ((gradient - numeric) / scale).abs().max() < 1e-8
 
@@ -56,7 +56,9 @@ def test_local_gradient_equals_autograd(graph: str) -> None:
     model, z, x, mask, drive = make(graph)
     z.requires_grad_(True)
     (expected,) = torch.autograd.grad(model.free_energy(z, x, mask, drive).sum(), z)
-    torch.testing.assert_close(model.free_energy_gradient(z, x, mask, drive), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        model.free_energy_gradient(z, x, model.observation_precision(mask), drive), expected, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_chain_written_out_equals_the_hierarchy() -> None:
@@ -90,7 +92,7 @@ def test_masked_channel_equals_deleted_row(graph: str) -> None:
     full = model.free_energy(z, garbage, mask, drive)
     latent = model.free_energy(z, garbage, torch.zeros_like(mask), drive)
     torch.testing.assert_close(full - latent, deleted, rtol=1e-12, atol=1e-12)
-    a, b = (model.free_energy_gradient(z, values, mask, drive) for values in (x, garbage))
+    a, b = (model.free_energy_gradient(z, values, model.observation_precision(mask), drive) for values in (x, garbage))
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
@@ -124,7 +126,7 @@ def test_curvature_is_the_hessian_diagonal_of_the_linear_part(graph: str) -> Non
             for i in range(B)
         ]
     )
-    torch.testing.assert_close(model.curvature(mask), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(model.curvature(model.observation_precision(mask)), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_latents_with_enough_room_are_anchored_to_their_channels() -> None:

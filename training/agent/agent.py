@@ -25,6 +25,8 @@ class Start:
     """Temporal part of the prior mean (B, Z)."""
     prediction: Tensor
     """Predicted observation at the prior mean (B, D)."""
+    precision_x: Tensor
+    """Precision of each channel, zero where masked (B, D)."""
     gain: Tensor
     """Step size over curvature, per latent (B, Z)."""
 
@@ -65,12 +67,13 @@ class Agent(nn.Module):
         prior = self.model.prior_mean(drive)
         prediction = self.model.predict(prior)
         features = torch.cat((mask * x, mask, prior, mask * (x - prediction)), -1)
-        gain = self.log_step_size.exp() / self.model.curvature(mask)
-        return Start(prior + self.encoder(features), drive, prediction, gain)
+        precision_x = self.model.observation_precision(mask)
+        gain = self.log_step_size.exp() / self.model.curvature(precision_x)
+        return Start(prior + self.encoder(features), drive, prediction, precision_x, gain)
 
-    def refine(self, z: Tensor, x: Tensor, mask: Tensor, drive: Tensor, gain: Tensor) -> Tensor:
+    def refine(self, z: Tensor, x: Tensor, precision_x: Tensor, drive: Tensor, gain: Tensor) -> Tensor:
         """One step z - eta D^-1 dF/dz, with the diagonal curvature D and a learned eta > 0 per latent."""
-        return z - gain * self.model.free_energy_gradient(z, x, mask, drive)
+        return z - gain * self.model.free_energy_gradient(z, x, precision_x, drive)
 
     def finish(self, start: Start, z: Tensor, x: Tensor, mask: Tensor) -> Belief:
         """Guard the refined z so that F is not above its value at the amortized answer, and report."""
@@ -88,7 +91,7 @@ class Agent(nn.Module):
         start = self.start(x, mask, z_previous, action)
         z = start.z
         for k in range(int(steps.max())):
-            z = torch.where((steps > k).unsqueeze(-1), self.refine(z, x, mask, start.drive, start.gain), z)
+            z = torch.where((steps > k).unsqueeze(-1), self.refine(z, x, start.precision_x, start.drive, start.gain), z)
         return self.finish(start, z, x, mask), start
 
     def act(self, z: Tensor) -> Tensor:

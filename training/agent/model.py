@@ -27,8 +27,11 @@ _LEAK = 0.9  # per tick, of latents that no channel anchors; keeps their memory 
 
 def gaussian_energy(error: Tensor, log_precision: Tensor, mask: Tensor | None = None) -> Tensor:
     """-log N(error; 0, exp(-log_precision)) summed over the last axis; `mask` (0 or 1) leaves out channels."""
-    terms = log_precision.exp() * error * error - log_precision + _LOG_2PI
-    return 0.5 * (terms if mask is None else mask * terms).sum(-1)
+    constant = 0.5 * (_LOG_2PI - log_precision)
+    weight = 0.5 * log_precision.exp()
+    if mask is None:
+        return (weight * (error * error)).sum(-1) + constant.sum()
+    return ((mask * weight) * (error * error)).sum(-1) + (mask * constant).sum(-1)
 
 
 def _side_by_side(parts: list[Tensor]) -> Tensor:
@@ -136,11 +139,18 @@ class GenerativeModel(nn.Module):
         latent = gaussian_energy(self.latent_error(z, drive), self.latent_log_precision())
         return latent + gaussian_energy(x - self.predict(z), self.observation_log_precision(), mask)
 
-    def free_energy_gradient(self, z: Tensor, x: Tensor, mask: Tensor, drive: Tensor) -> Tensor:
-        """dF/dz (B, Z), written out as local prediction errors sent to the parents."""
+    def observation_precision(self, mask: Tensor) -> Tensor:
+        """Precision of every channel (B, D), zero where masked."""
+        return mask * self.observation_log_precision().exp()
+
+    def free_energy_gradient(self, z: Tensor, x: Tensor, precision_x: Tensor, drive: Tensor) -> Tensor:
+        """dF/dz (B, Z), written out as local prediction errors sent to the parents.
+
+        `precision_x` (B, D) is what `observation_precision` gives for the mask.
+        """
         precision = self.latent_log_precision().exp()
         prediction, hidden = self.observation(self._gather(z, self.observed))
-        weighted = mask * self.observation_log_precision().exp() * (x - prediction)
+        weighted = precision_x * (x - prediction)
         received: dict[str, list[Tensor]] = {n.name: [] for n in self.nodes}
         self._send(self.observation.vjp(weighted, hidden), self.observed, received)
         own: dict[str, Tensor] = {}
@@ -156,13 +166,12 @@ class GenerativeModel(nn.Module):
             self._send(conditional.vjp(own[node.name], hidden), node.parents, received)
         return _side_by_side([functools.reduce(torch.sub, received[n.name], own[n.name]) for n in self.nodes])
 
-    def curvature(self, mask: Tensor) -> Tensor:
+    def curvature(self, precision_x: Tensor) -> Tensor:
         """Diagonal of d2F/dz2 of the linear part of the model, (B, Z): Lambda_n + sum over children of C^2 Lambda_m."""
         precision = self.latent_log_precision().exp()
-        per_node = {n.name: precision[self.slices[n.name]].expand(*mask.shape[:-1], -1) for n in self.nodes}
+        per_node = {n.name: precision[self.slices[n.name]].expand(*precision_x.shape[:-1], -1) for n in self.nodes}
         received: dict[str, list[Tensor]] = {n.name: [] for n in self.nodes}
-        seen = mask * self.observation_log_precision().exp()
-        self._send(seen @ self.observation.skip_weight.square(), self.observed, received)
+        self._send(precision_x @ self.observation.skip_weight.square(), self.observed, received)
         for node in self.nodes:
             if node.parents:
                 skip = self._conditional(node.name).skip_weight

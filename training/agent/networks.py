@@ -17,6 +17,11 @@ def mlp(inputs: int, hidden: int, outputs: int, last_gain: float = 1.0) -> nn.Se
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU(), last)
 
 
+def added(base: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
+    """`base + inputs @ weight`; on matrices as one operation, which halves its cost in the exported graph."""
+    return torch.addmm(base, inputs, weight) if inputs.dim() == 2 else base + inputs @ weight
+
+
 class SkipMLP(nn.Module):
     """A linear map, zero at the start, beside an MLP: precise where the function is nearly linear."""
 
@@ -59,9 +64,9 @@ class Conditional(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (B, outputs) and hidden layer (B, hidden) for z (B, inputs)."""
         hidden = torch.tanh(linear(z, self.inner_weight, self.inner_bias))
-        return linear(z, self.skip_weight, self.outer_bias) + linear(hidden, self.outer_weight), hidden
+        return added(linear(z, self.skip_weight, self.outer_bias), hidden, self.outer_weight.T), hidden
 
     def vjp(self, cotangent: Tensor, hidden: Tensor) -> Tensor:
         """(d mu / d z)^T cotangent, (B, inputs), for cotangent (B, outputs)."""
         through = (cotangent @ self.outer_weight) * (1.0 - hidden * hidden)
-        return cotangent @ self.skip_weight + through @ self.inner_weight
+        return added(cotangent @ self.skip_weight, through, self.inner_weight)

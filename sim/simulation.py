@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pybullet
-import pybullet_data
 
 from runtime.errors import GanglionError
+from sim.bullet import pybullet, pybullet_data
 from sim.robots.base import Robot
 
 GRAVITY = 9.81

@@ -2,9 +2,15 @@
 
     python benchmarks/tick.py [bundles/kuka_reach.onnx] [--refine 0,1,2,4,8,16] [--ticks 2000] [--json PATH]
 
-Three columns per number of refinement steps K: the whole Controller.tick (sensing, graph, limits), the graph alone, and
-torch: the same agent's inference and action on tensors that are ready. The time of the arithmetic does not depend on
-the weights, so torch runs an agent of the bundle's sizes with random ones.
+Four columns per number of refinement steps K:
+
+controller  the whole Controller.tick: sensing, graph, limits
+graph       the graph alone, on bound buffers
+autograd    eager torch, the gradient of the free energy by autograd, as predictive-coding libraries do
+torch       eager torch in inference mode, the gradient written out by hand: the very code that was traced
+
+The torch columns infer and act on tensors that are ready, without sensing and limits. The time of the arithmetic does
+not depend on the weights, so they run an agent of the bundle's sizes with random ones.
 """
 
 from __future__ import annotations
@@ -31,6 +37,7 @@ from training.agent.agent import Agent
 from training.agent.config import AgentConfig
 
 _ROUNDS = 20
+_COLUMNS = ("controller", "graph", "autograd", "torch")
 
 
 @dataclass(frozen=True)
@@ -54,21 +61,20 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)
     bundle = Bundle.load(options.bundle)
     results = {}
-    with torch.inference_mode():
-        for steps in track(options.refine, "ticks", console=Console(stderr=True), transient=True):
-            ticks = {
-                "controller": _controller_tick(bundle, steps),
-                "graph": _graph_tick(bundle, steps),
-                "torch": _torch_tick(bundle, steps, options.hidden),
-            }
-            results[str(steps)] = _interleaved(ticks, options.ticks)
-    table = Table(
-        "K", *(f"{c} {p} µs" for c in ("controller", "graph", "torch") for p in ("p50", "p99")), "torch / controller"
-    )
+    for steps in track(options.refine, "ticks", console=Console(stderr=True), transient=True):
+        ticks = {
+            "controller": _controller_tick(bundle, steps),
+            "graph": _graph_tick(bundle, steps),
+            "autograd": _torch_tick(bundle, steps, options.hidden, by_autograd=True),
+            "torch": _torch_tick(bundle, steps, options.hidden, by_autograd=False),
+        }
+        results[str(steps)] = _interleaved(ticks, options.ticks)
+    table = Table("K", *(f"{name} µs" for name in _COLUMNS), "autograd / controller", "torch / controller")
     for k, r in results.items():
-        cells = (f"{r[c][p]:.0f}" for c in ("controller", "graph", "torch") for p in ("p50_us", "p99_us"))
-        table.add_row(k, *cells, f"{r['torch_over_controller']:.1f}")
-    Console().print(table)
+        cells = (f"{r[name]['p50_us']:.0f} (p99 {r[name]['p99_us']:.0f})" for name in _COLUMNS)
+        table.add_row(k, *cells, *(f"{r[f'{name}_over_controller']:.1f}" for name in ("autograd", "torch")))
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
     if options.json:
         write_json(options.json, {"bundle": str(options.bundle), "ticks": options.ticks, "refine": results})
 
@@ -91,7 +97,8 @@ def _interleaved(ticks: dict[str, Callable[[], object]], count: int) -> dict[str
     for name, values in durations.items():
         p50, p99 = np.percentile(values, (50, 99))
         figures[name] = {"p50_us": float(p50), "p99_us": float(p99), "max_us": float(max(values))}
-    figures["torch_over_controller"] = float(np.median(durations["torch"]) / np.median(durations["controller"]))
+    for name in ("autograd", "torch"):
+        figures[f"{name}_over_controller"] = float(np.median(durations[name]) / np.median(durations["controller"]))
     return figures
 
 
@@ -110,18 +117,31 @@ def _graph_tick(bundle: Bundle, steps: int) -> Callable[[], object]:
     return inference.run
 
 
-def _torch_tick(bundle: Bundle, steps: int, hidden: int) -> Callable[[], object]:
+def _torch_tick(bundle: Bundle, steps: int, hidden: int, by_autograd: bool) -> Callable[[], object]:
     contract = bundle.contract
     config = AgentConfig(nodes=contract.nodes, acting_node=contract.acting_node, hidden=hidden)
     agent = Agent(config, contract.layout.size, contract.layout.joints).eval()
     x, mask = torch.zeros(1, contract.layout.size), torch.ones(1, contract.layout.size)
     z, action, k = torch.zeros(1, agent.model.size), torch.zeros(1, contract.layout.joints), torch.tensor([steps])
 
+    @torch.no_grad()
+    def autograd_tick() -> torch.Tensor:
+        start = agent.start(x, mask, z, action)
+        refined = start.z
+        for _ in range(steps):
+            with torch.enable_grad():
+                at = refined.detach().requires_grad_(True)
+                free_energy = agent.model.free_energy(at, x, mask, start.drive).sum()
+            (gradient,) = torch.autograd.grad(free_energy, at)
+            refined = refined - start.gain * gradient
+        return agent.act(agent.finish(start, refined, x, mask).z)
+
+    @torch.inference_mode()
     def tick() -> torch.Tensor:
         belief, _ = agent.infer(x, mask, z, action, k)
         return agent.act(belief.z)
 
-    return tick
+    return autograd_tick if by_autograd else tick
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from runtime.contract import Node
+from sim.tasks import task_class
 from training.agent.config import AgentConfig
 
 
@@ -59,13 +60,17 @@ class TrainConfig:
 
 
 _PRESETS = {
-    "cartpole": TrainConfig(
-        task="cartpole", steps=200_000, gamma=0.99, agent=AgentConfig(nodes=(Node("state", 4),), hidden=48)
-    ),
+    "cartpole": TrainConfig(task="cartpole", steps=200_000, gamma=0.99, agent=AgentConfig(hidden=48)),
     "kuka_reach": TrainConfig(task="kuka_reach", steps=1_500_000, horizon=128),
 }
 
 
 def preset(task: str) -> TrainConfig:
-    """Settings that are known to solve `task`; the defaults for a task without its own."""
-    return _PRESETS.get(task) or replace(_PRESETS["kuka_reach"], task=task)
+    """Settings that are known to solve `task`; the defaults for a task without its own.
+
+    The latent node gets one dimension per sensor channel: with more, the policy learns more slowly, because the
+    latents that no channel anchors move while the model learns. Raises GanglionError for an unknown task.
+    """
+    channels = sum(len(o.channels) for o in task_class(task).observations)
+    config = _PRESETS.get(task, TrainConfig(task=task))
+    return replace(config, agent=replace(config.agent, nodes=(Node("state", channels),)))

@@ -26,6 +26,7 @@ from runtime.bundle import Bundle
 from runtime.contract import Contract
 from runtime.controller import Status
 from runtime.errors import BundleError, GanglionError
+from runtime.files import write_json
 from runtime.messages import topics
 from runtime.telemetry import Tick, unpack
 from sim.tasks import TASKS
@@ -74,7 +75,7 @@ def run_demo(bundle: Path, seconds: float, output: Path, progress: Progress | No
     Writes `demo.json`, `demo.png`, `bag` and `log` into `output`, and returns what is in `demo.json`. Raises
     GanglionError, with the last lines of the nodes' logs, if a node ends early or does not answer.
     """
-    from ros_nodes.demo_results import evaluate, plot, read_bag, write_json
+    from ros_nodes.demo_results import evaluate, plot, read_bag
 
     tell = progress or (lambda text, fraction: None)
     loaded = _checked(bundle, seconds)
@@ -100,7 +101,7 @@ def run_demo(bundle: Path, seconds: float, output: Path, progress: Progress | No
     }
     tell("drawing", 0.95)
     plot(recording, loaded.contract, phases(loaded.contract), output / "demo.png")
-    write_json(result, output / "demo.json")
+    write_json(output / "demo.json", result)
     tell("done", 1.0)
     return result
 

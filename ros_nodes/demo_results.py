@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,13 +120,6 @@ def _percentiles(values: Sequence[float]) -> dict[str, float]:
         raise BagError("the demo's bag holds no timings; run it again")
     p50, p99 = np.percentile(finite, (50, 99))
     return {"p50": float(p50), "p99": float(p99), "max": float(finite.max())}
-
-
-def write_json(result: dict[str, Any], path: Path) -> None:
-    """Write in one step, so that a reader never sees half a file."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
-    partial.replace(path)
 
 
 def plot(recording: Recording, contract: Contract, plan: Sequence[Phase], path: Path) -> None:

@@ -19,7 +19,7 @@ DIAMOND = (
     Node("right", 2, ("top",)),
     Node("join", 5, ("left", "right")),
 )
-GRAPHS = {"single": SINGLE, "chain": CHAIN, "diamond": DIAMOND}
+GRAPHS = {"square": (Node("state", 5),), "single": SINGLE, "chain": CHAIN, "diamond": DIAMOND}
 D, A, B = 5, 2, 3
 
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 
 def mlp(inputs: int, hidden: int, outputs: int, last_gain: float = 1.0) -> nn.Sequential:
@@ -64,9 +64,22 @@ class Conditional(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (B, outputs) and hidden layer (B, hidden) for z (B, inputs)."""
         hidden = torch.tanh(linear(z, self.inner_weight, self.inner_bias))
-        return added(linear(z, self.skip_weight, self.outer_bias), hidden, self.outer_weight.T), hidden
+        return added(self._skip(z) + self.outer_bias, hidden, self.outer_weight.T), hidden
+
+    def _skip(self, z: Tensor) -> Tensor:
+        """C z; with C = [I 0] nothing is multiplied."""
+        if self.anchored == z.shape[-1]:
+            return z
+        return z[..., : self.anchored] if self.anchored else linear(z, self.skip_weight)
+
+    def _skip_vjp(self, cotangent: Tensor) -> Tensor:
+        """C' cotangent."""
+        inputs = self.skip_weight.shape[1]
+        if self.anchored == inputs:
+            return cotangent
+        return pad(cotangent, (0, inputs - self.anchored)) if self.anchored else cotangent @ self.skip_weight
 
     def vjp(self, cotangent: Tensor, hidden: Tensor) -> Tensor:
         """(d mu / d z)^T cotangent, (B, inputs), for cotangent (B, outputs)."""
         through = (cotangent @ self.outer_weight) * (1.0 - hidden * hidden)
-        return added(cotangent @ self.skip_weight, through, self.inner_weight)
+        return added(self._skip_vjp(cotangent), through, self.inner_weight)

@@ -61,7 +61,7 @@ class TrainConfig:
 
 _PRESETS = {
     "cartpole": TrainConfig(task="cartpole", steps=200_000, gamma=0.99, agent=AgentConfig(hidden=48)),
-    "kuka_reach": TrainConfig(task="kuka_reach", steps=1_500_000, horizon=128),
+    "kuka_reach": TrainConfig(task="kuka_reach", steps=2_000_000, horizon=128),
 }
 
 

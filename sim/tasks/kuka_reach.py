@@ -20,7 +20,7 @@ _SUCCESS_M = 0.02
 _LOW, _HIGH = tuple(j.low for j in KUKA.joints), tuple(j.high for j in KUKA.joints)
 _RATE = tuple(j.max_velocity for j in KUKA.joints)
 _STEP = tuple(r / 100.0 for r in _RATE)
-_SEVEN = range(7)
+_HOME = np.array([j.home for j in KUKA.joints])
 
 
 class KukaReach(Task):
@@ -67,8 +67,7 @@ class KukaReach(Task):
         self._errors: deque[float] = deque(maxlen=50)
 
     def reset(self, sim: Simulation, rng: np.random.Generator) -> None:
-        home = np.array([j.home for j in KUKA.joints])
-        sim.reset(home + rng.uniform(-0.3, 0.3, 7))
+        sim.reset(_HOME + rng.uniform(-0.3, 0.3, 7))
         self._tick = 0
         self._errors.clear()
         self._jump(rng, held=False)
@@ -93,7 +92,8 @@ class KukaReach(Task):
     def outcome(self, sim: Simulation, action: np.ndarray) -> Outcome:
         error = float(np.linalg.norm(sim.link_position(END_EFFECTOR) - self.target))
         self._errors.append(error)
-        close = np.exp(-((error / 0.05) ** 2)) + np.exp(-((error / 0.015) ** 2))
-        reward = float(0.5 * close - 2.0 * error - 0.02 * action @ action)
+        close = np.exp(-((error / 0.05) ** 2)) + np.exp(-error / 0.01)  # the second rewards the last millimetre too
+        posture = sim.joint_states()[0] - _HOME  # seven joints for three coordinates: the rest should stay near home
+        reward = float(0.5 * close - 2.0 * error - 0.02 * posture @ posture - 0.05 * action @ action)
         success = sum(self._errors) / len(self._errors) < _SUCCESS_M
         return Outcome(reward, terminated=False, success=success, metrics={"tracking_error_m": error})

@@ -19,6 +19,7 @@ from export.health import calibrate
 from export.record import record_ticks
 from runtime.bundle import METADATA_KEY, Bundle, graph_digest
 from runtime.contract import Contract, Health, Provenance, Refinement, State
+from runtime.files import write_bytes
 from sim.tasks import task_class
 from training.agent.agent import Agent
 from training.checkpoint import load_agent
@@ -67,10 +68,7 @@ def write_bundle(path: Path, model: onnx.ModelProto, contract: Contract) -> Path
     bare.CopyFrom(model)
     contract = replace(contract, digest=graph_digest(bare.SerializeToString()))
     helper.set_model_props(bare, {METADATA_KEY: contract.to_json()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_bytes(bare.SerializeToString())
-    temporary.replace(path)
+    write_bytes(path, bare.SerializeToString())
     return path
 
 

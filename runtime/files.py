@@ -19,13 +19,17 @@ def json_text(value: Any) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, all or nothing; missing folders are made. Raises GanglionError if that fails."""
-    text = json_text(value)
+    write_bytes(path, json_text(value).encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data`, all or nothing; missing folders are made. Raises GanglionError if that fails."""
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
             temporary = Path(file.name)
-            file.write(text)
+            file.write(data)
         temporary.chmod(0o644)  # temporary files are made for their owner alone
         temporary.replace(path)
     except OSError as error:

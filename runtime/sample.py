@@ -21,7 +21,7 @@ class Sample:
         self.values = np.full(layout.size, np.nan)
         self.stamp_ns = np.full(layout.size, NEVER, dtype=np.int64)
         self._slices = layout.slices
-        self._joint_index = {
+        self._channel_index = {
             o.name: {c: layout.slices[o.name].start + i for i, c in enumerate(o.channels)}
             for o in contract.observations
         }
@@ -36,7 +36,7 @@ class Sample:
 
     def put_channel(self, observation: str, channel: str, value: float, stamp_ns: int) -> None:
         """Set one channel; a channel that the contract does not know is ignored."""
-        index = self._joint_index[observation].get(channel)
+        index = self._channel_index[observation].get(channel)
         if index is not None:
             self.values[index] = value
             self.stamp_ns[index] = stamp_ns

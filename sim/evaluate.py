@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from runtime.bundle import Bundle
-from runtime.contract import Contract
+from runtime.contract import Contract, Layout
 from runtime.controller import Controller, Status
 from runtime.errors import ContractError, GanglionError
 from runtime.faults import Fault, parse_fault
@@ -81,7 +81,7 @@ def match_task(contract: Contract, task: type[Task]) -> np.ndarray:
 
     Raises ContractError that names every difference if the bundle was made for another robot or rate.
     """
-    offered = [f"{o.name}.{c}" for o in task.observations for c in o.channels]
+    offered = Layout(task.observations, task.action).channels
     differences = []
     missing = [c for c in contract.layout.channels if c not in offered]
     if missing:

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from runtime.contract import Layout
 from runtime.errors import ContractError, GanglionError
+from runtime.files import write_json
 from runtime.schema import from_plain, to_plain
 from sim.tasks import task_class
 from training.agent.agent import Agent
@@ -21,13 +23,13 @@ CONFIG, CHECKPOINT = "config.json", "checkpoint.pt"
 def build_agent(config: TrainConfig) -> Agent:
     """A new agent of the sizes that the run's task needs. Raises GanglionError for an unknown task."""
     task = task_class(config.task)
-    return Agent(config.agent, sum(len(o.channels) for o in task.observations), len(task.action.joints))
+    layout = Layout(task.observations, task.action)
+    return Agent(config.agent, layout.size, layout.joints)
 
 
 def save_config(run: Path, config: TrainConfig) -> None:
     """Write the run's settings."""
-    run.mkdir(parents=True, exist_ok=True)
-    _replace(run / CONFIG, json.dumps(to_plain(config), indent=2).encode())
+    write_json(run / CONFIG, to_plain(config))
 
 
 def load_config(run: Path) -> TrainConfig:
@@ -69,9 +71,3 @@ def load_agent(run: Path) -> tuple[Agent, TrainConfig, int]:
             f"{run / CHECKPOINT} holds weights of another agent than {run / CONFIG} describes; train again"
         ) from error
     return agent, config, int(state["steps"])
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from runtime.contract import Node
+from runtime.contract import Layout, Node
 from sim.tasks import task_class
 from training.agent.config import AgentConfig
 
@@ -71,6 +71,7 @@ def preset(task: str) -> TrainConfig:
     The latent node gets one dimension per sensor channel: with more, the policy learns more slowly, because the
     latents that no channel anchors move while the model learns. Raises GanglionError for an unknown task.
     """
-    channels = sum(len(o.channels) for o in task_class(task).observations)
+    known = task_class(task)
+    channels = Layout(known.observations, known.action).size
     config = _PRESETS.get(task, TrainConfig(task=task))
     return replace(config, agent=replace(config.agent, nodes=(Node("state", channels),)))

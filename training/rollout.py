@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from runtime.contract import Layout
 from runtime.errors import GanglionError
 from sim.tasks import task_class
 from sim.vector import VectorEnv
@@ -57,8 +58,7 @@ class Collector:
         self._rng = np.random.default_rng([config.seed, steps, 1])
         self._dropout = SensorDropout(task.observations, config.num_envs, self._rng, config.dropout)
         n, size = config.num_envs, agent.model.size
-        self._mean = np.array([v for o in task.observations for v in o.mean])
-        self._scale = np.array([v for o in task.observations for v in o.scale])
+        self._layout = Layout(task.observations, task.action)
         self._x = self._normalise(self.env.reset()[0])
         self._z = torch.zeros(n, size)
         self._previous = torch.zeros(n, agent.action_size)
@@ -70,7 +70,7 @@ class Collector:
         self.success: deque[float] = deque(maxlen=100)
 
     def _normalise(self, observation: np.ndarray) -> Tensor:
-        return torch.as_tensor((observation - self._mean) / self._scale, dtype=torch.float32)
+        return torch.as_tensor((observation - self._layout.mean) / self._layout.scale, dtype=torch.float32)
 
     @torch.no_grad()
     def collect(self) -> Rollout:

@@ -1,4 +1,4 @@
-"""A run to a bundle: trace, describe, gate, calibrate, write."""
+"""A run to a bundle: describe, trace, calibrate the checks, gate, calibrate the health signals, write."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
+from export.checks import calibrate_checks
 from export.gate import check_parity
 from export.graph import build_model
 from export.health import calibrate
-from export.record import record_ticks
+from export.record import record_faulty
 from runtime.bundle import METADATA_KEY, Bundle, graph_digest
 from runtime.contract import Contract, Health, Provenance, Refinement, State
 from runtime.files import write_bytes
@@ -46,19 +47,25 @@ def export(run: Path, output: Path, report: Callable[[str], None] | None = None)
     say("load the run")
     agent, config, steps = load_agent(run)
     agent.eval()
-    say("trace the graph")
-    model = build_model(agent)
     contract = describe(agent, config, steps)
     with tempfile.TemporaryDirectory() as folder:
-        draft = Bundle.load(write_bundle(Path(folder) / "draft.onnx", model, contract))
-        say("record observations")
-        ticks = record_ticks(draft, config.task, config.seed)
-        say("compare torch and onnxruntime")
-        parity = check_parity(agent, draft, ticks)
-        say("calibrate the health signals")
-        health = calibrate(draft, config.task, config.seed)
-    contract = replace(contract, parity=parity, health=health)
-    write_bundle(output, model, contract)
+
+        def draft(agent: Agent) -> Bundle:
+            say("trace the graph")
+            model = build_model(agent)
+            say("calibrate the sensor checks")
+            return Bundle.load(write_bundle(Path(folder) / "draft.onnx", model, contract))
+
+        bundle, checks = calibrate_checks(agent, draft, config.task, config.seed, say)
+    say("record failing sensors")
+    refine = refine_to_compare(config, contract)
+    ticks = record_faulty(bundle, config.task, config.seed, refine)
+    say("compare torch and onnxruntime")
+    parity = check_parity(agent, bundle, ticks, refine)
+    say("calibrate the health signals")
+    health = calibrate(bundle, config.task, config.seed)
+    contract = replace(contract, checks=checks, parity=parity, health=health)
+    write_bundle(output, onnx.load_model_from_string(bundle.model), contract)
     return ExportReport(Bundle.load(output).contract, output.stat().st_size)
 
 
@@ -73,9 +80,8 @@ def write_bundle(path: Path, model: onnx.ModelProto, contract: Contract) -> Path
 
 
 def describe(agent: Agent, config: TrainConfig, steps: int) -> Contract:
-    """The contract of an agent, without parity, health and digest."""
+    """The contract of an agent, without checks, parity, health and digest."""
     task = task_class(config.task)
-    sizes = agent.log_step_size.detach().exp()
     return Contract(
         robot=task.robot.name,
         rate_hz=task.rate_hz,
@@ -83,12 +89,10 @@ def describe(agent: Agent, config: TrainConfig, steps: int) -> Contract:
         action=task.action,
         nodes=config.agent.nodes,
         acting_node=config.agent.acting_node,
-        states=(State("z", (1, agent.model.size), (0.0,) * agent.model.size),),
-        refinement=Refinement(
-            default_steps=config.agent.default_steps,
-            max_steps=config.agent.max_steps,
-            step_sizes={n: tuple(sizes[where].tolist()) for n, where in agent.model.slices.items()},
+        states=tuple(
+            State(name, tuple(value.shape), tuple(value.flatten().tolist())) for name, value in agent.initial().items()
         ),
+        refinement=_refinement(agent),
         health=Health(),
         provenance=Provenance(
             task=config.task,
@@ -101,6 +105,25 @@ def describe(agent: Agent, config: TrainConfig, steps: int) -> Contract:
             versions={name: _version(name) for name in _PACKAGES},
         ),
     )
+
+
+def _refinement(agent: Agent) -> Refinement:
+    """The amortized method makes no steps, whatever its settings allow."""
+    settings, steps = agent.config.inference, agent.method.steps
+    refines = settings.method != "amortized"
+    carried = agent.initial().get("P")
+    return Refinement(
+        method=settings.method,
+        default_steps=settings.default_steps if refines else 0,
+        max_steps=settings.max_steps if refines else 0,
+        step_sizes=tuple(steps.table()[-1].tolist()) if steps is not None and steps.schedule == "learned" else (),
+        covariance_block=0 if carried is None else carried.shape[-1],
+    )
+
+
+def refine_to_compare(config: TrainConfig, contract: Contract) -> tuple[int, ...]:
+    """K = 0, 1 and the largest that was trained, as far as the bundle allows them."""
+    return tuple(sorted({min(k, contract.refinement.max_steps) for k in (0, 1, max(config.refine))}))
 
 
 def _version(package: str) -> str:

@@ -1,69 +1,108 @@
-"""The parity gate: what onnxruntime computes must be what torch computes, on recorded inputs, masks included."""
+"""The parity gate: what onnxruntime computes must be what torch computes, on recorded inputs, masks included.
+
+Compared are single ticks, which both begin from the same recorded state, and a sequence with failing sensors, in which
+each of the two carries its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
 import numpy as np
+import onnxruntime as ort
 import torch
 
-from export.record import RecordedTicks
+from export.record import Recording
 from runtime.bundle import Bundle
 from runtime.contract import Parity
 from runtime.errors import GanglionError
+from runtime.inference import INPUTS, OUTPUTS
 from training.agent.agent import Agent
 
 TOLERANCE = 1e-4
-REFINE = (0, 1, 8)
+SEQUENCE_TICKS = 500
+_GIVEN = tuple(name for name in INPUTS if name != "refine")
+
+Arrays = dict[str, np.ndarray]
 
 
 class ParityError(GanglionError):
     """torch and onnxruntime disagree."""
 
 
-def check_parity(agent: Agent, bundle: Bundle, ticks: RecordedTicks) -> Parity:
-    """Compare action, free energy, innovation and belief on every recorded tick at K = 0, 1, 8.
+def check_parity(agent: Agent, bundle: Bundle, ticks: Recording, refine: Sequence[int]) -> Parity:
+    """Compare all outputs and next states on every tick alone at each K in `refine`, and over the first 500 in a row.
 
     The difference of two numbers is |onnxruntime - torch| / max(1, |torch|). Raises ParityError above 1e-4.
     """
-    worst, where = 0.0, ""
     session = bundle.session()
-    for refine in REFINE:
-        expected = _torch(agent, ticks, refine)
-        for i in range(len(ticks.observation)):
-            got = session.run(
-                ["action", "free_energy", "innovation", "next.z"],
-                {
-                    "observation": ticks.observation[i : i + 1],
-                    "mask": ticks.mask[i : i + 1],
-                    "previous_action": ticks.previous_action[i : i + 1],
-                    "refine": np.array([refine], np.int64),
-                    "state.z": ticks.z[i : i + 1],
-                },
-            )
-            for name, ours in zip(expected, got, strict=True):
-                theirs = expected[name][i]
-                difference = float(np.max(np.abs(ours[0] - theirs) / np.maximum(1.0, np.abs(theirs))))
-                if not difference <= worst:
-                    worst, where = difference, f"{name} at K = {refine}, tick {i}"
-    if not worst <= TOLERANCE:
-        raise ParityError(
-            f"onnxruntime differs from torch by {worst:.2g} in {where}, allowed is {TOLERANCE:g}; no bundle was written"
-        )
+    sequence = ticks.first(SEQUENCE_TICKS)
+    worst = 0.0
+    answers = chain(_single(agent, session, ticks, refine), _sequence(agent, bundle, session, sequence))
+    for place, ours, theirs in answers:
+        for name, expected in theirs.items():
+            difference = float(np.max(np.abs(ours[name] - expected) / np.maximum(1.0, np.abs(expected))))
+            if not difference <= TOLERANCE:
+                raise ParityError(
+                    f"onnxruntime differs from torch by {difference:.2g} in {name} at {place}, "
+                    f"allowed is {TOLERANCE:g}; no bundle was written"
+                )
+            worst = max(worst, difference)
     return Parity(
-        observations=len(ticks.observation),
-        refine=REFINE,
-        masked_fraction=float(1.0 - ticks.mask.mean()),
+        observations=len(ticks),
+        refine=tuple(refine),
+        masked_fraction=float(1.0 - ticks["mask"].mean()),
         tolerance=TOLERANCE,
         max_difference=worst,
+        sequence_ticks=len(sequence),
     )
 
 
+def _single(
+    agent: Agent, session: ort.InferenceSession, ticks: Recording, refine: Sequence[int]
+) -> Iterator[tuple[str, Arrays, Arrays]]:
+    """Place, onnxruntime's answer and torch's for every tick and K, each tick from its recorded state."""
+    given = {n: a for n, a in ticks.arrays.items() if n in _GIVEN or n.startswith("state.")}
+    for k in refine:
+        expected = _torch(agent, given | {"refine": np.full(len(ticks), k)})
+        for i in range(len(ticks)):
+            ours = _onnx(session, {n: a[i : i + 1] for n, a in given.items()} | {"refine": np.array([k])})
+            yield f"K = {k}, tick {i}", ours, {n: a[i : i + 1] for n, a in expected.items()}
+
+
+def _sequence(
+    agent: Agent, bundle: Bundle, session: ort.InferenceSession, ticks: Recording
+) -> Iterator[tuple[str, Arrays, Arrays]]:
+    """The same for ticks in a row at their recorded K; both restart where an episode does."""
+    for i in range(len(ticks)):
+        if ticks.tick[i] == 0:
+            ours_carried = {
+                f"state.{s.name}": np.reshape(np.array(s.initial, np.float32), s.shape) for s in bundle.contract.states
+            }
+            theirs_carried = {f"state.{n}": v.numpy() for n, v in agent.initial().items()}
+        given = {n: ticks[n][i : i + 1] for n in (*_GIVEN, "refine")}
+        ours, theirs = _onnx(session, given | ours_carried), _torch(agent, given | theirs_carried)
+        yield f"tick {i} of a sequence", ours, theirs
+        ours_carried, theirs_carried = _next(ours), _next(theirs)
+
+
+def _next(answer: Arrays) -> Arrays:
+    return {f"state.{n.removeprefix('next.')}": a for n, a in answer.items() if n.startswith("next.")}
+
+
+def _onnx(session: ort.InferenceSession, inputs: Arrays) -> Arrays:
+    names = [o.name for o in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs)))
+
+
 @torch.no_grad()
-def _torch(agent: Agent, ticks: RecordedTicks, refine: int) -> dict[str, np.ndarray]:
-    x, mask, action, z = (torch.from_numpy(v) for v in (ticks.observation, ticks.mask, ticks.previous_action, ticks.z))
-    belief, _ = agent.infer(x, mask, z, action, torch.full((len(x),), refine))
-    return {
-        "action": agent.act(belief.z).numpy(),
-        "free_energy": belief.free_energy.numpy(),
-        "innovation": belief.innovation.numpy(),
-        "next.z": belief.z.numpy(),
-    }
+def _torch(agent: Agent, inputs: Arrays) -> Arrays:
+    """Outputs of the agent by the graph's names, (N, ...), for inputs by the graph's names."""
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    state = {n.removeprefix("state."): v for n, v in tensors.items() if n.startswith("state.")}
+    x, mask, action, fresh = (tensors[n] for n in ("observation", "mask", "previous_action", "fresh"))
+    belief = agent.infer(x, mask, action, state, tensors["refine"], fresh)
+    outputs = (agent.act(belief.z), belief.free_energy, belief.start.innovation, belief.start.verdict)
+    answer = dict(zip(OUTPUTS, outputs)) | {f"next.{n}": v for n, v in belief.state.items()}
+    return {name: value.numpy() for name, value in answer.items()}

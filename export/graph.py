@@ -10,28 +10,36 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
 
 import onnx
 import onnx.numpy_helper
+import onnxscript
 import onnxscript.optimizer
 import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from export.lean import Arrays, lean
 from training.agent.agent import Agent, Start
+from training.agent.model import Prior
 
 OPSET = 18
+_MICROSOFT = "com.microsoft"
+_OPSETS = [helper.make_opsetid("", OPSET), helper.make_opsetid(_MICROSOFT, 1)]
 IR_VERSION = 9  # with opset 18, what onnxruntime 1.16 reads
 
 
 class _Start(nn.Module):
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, states: list[str]) -> None:
         super().__init__()
-        self.agent = agent
+        self.agent, self.states = agent, states
 
-    def forward(self, x: Tensor, mask: Tensor, action: Tensor, z: Tensor) -> tuple[Tensor, ...]:
-        start = self.agent.start(x, mask, z, action)
-        return start.z, start.drive, start.prediction, start.precision_x, start.gain
+    def forward(self, x: Tensor, mask: Tensor, fresh: Tensor, action: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        start, _ = self.agent.start(x, mask, action, dict(zip(self.states, state)), fresh)
+        return tuple(_flat(start).values())
 
 
 class _Step(nn.Module):
@@ -39,38 +47,77 @@ class _Step(nn.Module):
         super().__init__()
         self.agent = agent
 
-    def forward(self, z: Tensor, x: Tensor, precision_x: Tensor, drive: Tensor, gain: Tensor) -> Tensor:
-        return self.agent.refine(z, x, precision_x, drive, gain)
+    def forward(self, z: Tensor, x: Tensor, k: Tensor, steps: Tensor, *start: Tensor) -> Tensor:
+        return self.agent.refine(z, x, _start(start), k, steps)
 
 
 class _Finish(nn.Module):
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, states: list[str]) -> None:
         super().__init__()
-        self.agent = agent
+        self.agent, self.states = agent, states
 
-    def forward(
-        self, z0: Tensor, drive: Tensor, prediction: Tensor, precision_x: Tensor, gain: Tensor, *inputs: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        z, x, mask = inputs
-        belief = self.agent.finish(Start(z0, drive, prediction, precision_x, gain), z, x, mask)
-        return self.agent.act(belief.z), belief.free_energy, belief.innovation, belief.z
+    def forward(self, z: Tensor, x: Tensor, *start: Tensor) -> tuple[Tensor, ...]:
+        carried, free_energy = self.agent.finish(_start(start), z, x)
+        return self.agent.act(carried["z"]), free_energy, *(carried[name] for name in self.states)
 
 
-def _trace(module: nn.Module, inputs: dict[str, int], outputs: list[str], prefix: str) -> onnx.GraphProto:
-    """Graph of `module` with inputs (1, size) and the given output names; all other names begin with `prefix`."""
-    example = tuple(torch.zeros(1, size) for size in inputs.values())
+def _flat(start: Start) -> dict[str, Tensor]:
+    """The tensors of `start` by name, those of its prior included."""
+    plain = {f.name: getattr(start, f.name) for f in fields(Start) if f.name != "prior"}
+    return plain | {f"prior_{f.name}": getattr(start.prior, f.name) for f in fields(Prior)}
+
+
+def _start(tensors: tuple[Tensor, ...]) -> Start:
+    """The inverse of `_flat`."""
+    names = [f.name for f in fields(Start) if f.name != "prior"]
+    return Start(prior=Prior(*tensors[len(names) :]), **dict(zip(names, tensors)))
+
+
+def _inverse(matrix: Any) -> Any:
+    """The kernel of onnxruntime; the ONNX standard has none."""
+    parameter = onnx.defs.OpSchema.FormalParameter
+    schema = onnx.defs.OpSchema(
+        "Inverse", _MICROSOFT, 1, inputs=[parameter("X", "T")], outputs=[parameter("Y", "T")],
+        type_constraints=[("T", ["tensor(float)"], "")],
+    )  # fmt: skip
+    return onnxscript.values.Op(onnxscript.values.Opset(_MICROSOFT, 1), "Inverse", schema)(matrix)
+
+
+def _trace(
+    module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], prefix: str, constants: Arrays, fixed: list[str]
+) -> tuple[onnx.GraphProto, Arrays]:
+    """Lean graph of `module` with the given example inputs and output names; all other names begin with `prefix`.
+
+    Also gives the outputs that depend on none of the inputs besides `constants`.
+    """
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        for name in ("torch.onnx", "onnx_ir"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         program = torch.onnx.export(
-            module, example, dynamo=True, input_names=list(inputs), output_names=outputs, opset_version=OPSET,
-            verbose=False,
+            module, tuple(v.clone() for v in inputs.values()), input_names=list(inputs), output_names=outputs,
+            dynamo=True, opset_version=OPSET, verbose=False,
+            custom_translation_table={torch.ops.ganglion.inverse.default: _inverse},
         )  # fmt: skip
     assert program is not None
     model = onnxscript.optimizer.optimize(program.model_proto)
-    keep = {*inputs, *outputs}
-    names = {name: name if name in keep else prefix + name for name in _value_names(model.graph)}
-    return _renamed(model.graph, names)
+    examples = {name: value.detach().numpy() for name, value in inputs.items()}
+    graph, known = lean(model.graph, examples, constants, fixed, _OPSETS)
+    keep = {*inputs, *outputs} - {*constants}
+    names = {name: name if name in keep else prefix + name for name in _value_names(graph)}
+    return _renamed(graph, names), known
+
+
+def _split(nodes: Iterable[onnx.NodeProto], reached: set[str]) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+    """The nodes that depend on one of the values `reached`, and the others."""
+    varying, invariant = [], []
+    for node in nodes:
+        if reached & set(node.input):
+            reached = reached | set(node.output)
+            varying.append(node)
+        else:
+            invariant.append(node)
+    return varying, invariant
 
 
 def _value_names(graph: onnx.GraphProto) -> set[str]:
@@ -93,89 +140,99 @@ def _renamed(graph: onnx.GraphProto, names: dict[str, str]) -> onnx.GraphProto:
 
 
 def _share_initializers(graph: onnx.GraphProto) -> None:
-    """Keep one copy of every weight that several parts of the tick use."""
+    """Keep one copy of every weight that several parts of the tick use, and one for the steps.
+
+    The step has its own, since onnxruntime would hand those of the outer graph to every single step.
+    """
     first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     names: dict[str, str] = {}
-    kept = []
+    kept = {}
     for tensor in graph.initializer:
         array = onnx.numpy_helper.to_array(tensor)
         name = first.setdefault((tensor.data_type, array.shape, array.tobytes()), tensor.name)
         names[tensor.name] = name
         if name == tensor.name:
-            kept.append(tensor)
+            kept[name] = tensor
     del graph.initializer[:]
-    graph.initializer.extend(kept)
-    loop = next(node for node in graph.node if node.op_type == "Loop")
-    for node in (*graph.node, *loop.attribute[0].g.node):
+    graph.initializer.extend(kept.values())
+    for node in graph.node:
         node.input[:] = [names.get(n, n) for n in node.input]
+    body = next(node for node in graph.node if node.op_type == "Loop").attribute[0].g
+    for node in body.node:
+        node.input[:] = [f"loop.{names[n]}" if n in names else n for n in node.input]
+    for name in {n for node in body.node for n in node.input}:
+        if name.removeprefix("loop.") in kept:
+            own = body.initializer.add()
+            own.CopyFrom(kept[name.removeprefix("loop.")])
+            own.name = name
 
 
 def build_model(agent: Agent) -> onnx.ModelProto:
     """One tick of the agent as an ONNX model without metadata.
 
-    Inputs: observation (1, D), mask (1, D), previous_action (1, A), refine (1,) int64, state.z (1, Z).
-    Outputs: action (1, A), free_energy (1,), innovation (1, D), next.z (1, Z).
+    Inputs: observation (1, D), mask (1, D), fresh (1, D), previous_action (1, A), refine (1,) int64, and state.NAME for
+    everything that the agent carries. Outputs: action (1, A), free_energy (1,), innovation (1, D), verdict (1, D), and
+    next.NAME.
     """
-    d, a, z = agent.observation_size, agent.action_size, agent.model.size
     agent = agent.eval().cpu().float()
-    begun = {"start.z": z, "start.drive": z, "start.prediction": d, "start.precision_x": d, "start.gain": z}
-    start = _trace(
-        _Start(agent),
-        {"observation": d, "mask": d, "previous_action": a, "state.z": z},
-        list(begun),
-        "start/",
-    )
-    step = _trace(
+    carried = agent.initial()
+    states = list(carried)
+    d, a = agent.observation_size, agent.action_size
+    inputs = {
+        "observation": torch.zeros(1, d), "mask": torch.ones(1, d), "fresh": torch.ones(1, d),
+        "previous_action": torch.zeros(1, a),
+    } | {f"state.{name}": value for name, value in carried.items()}  # fmt: skip
+    with torch.no_grad():
+        began, _ = agent.start(
+            inputs["observation"], inputs["mask"], inputs["previous_action"], carried, inputs["fresh"]
+        )
+    named = {"innovation": "innovation", "verdict": "verdict"}
+    begun = {named.get(name, f"start.{name}"): value for name, value in _flat(began).items()}
+    refine = {"refine": torch.ones(1, dtype=torch.int64)}
+    fixed = [*inputs, "free_energy", *(f"next.{name}" for name in states)]
+    start, constants = _trace(_Start(agent, states), inputs, list(begun), "start/", {}, fixed)
+    looked = {"observation": inputs["observation"]}
+    counter = {"loop.k": torch.tensor(0)} | refine
+    step, _ = _trace(
         _Step(agent),
-        {"loop.z": z, "observation": d, "start.precision_x": d, "start.drive": z, "start.gain": z},
+        {"loop.z": begun["start.z"]} | looked | counter | begun,
         ["loop.next_z"],
         "step/",
+        constants,
+        fixed,
     )
-    finish = _trace(
-        _Finish(agent),
-        begun | {"refined.z": z, "observation": d, "mask": d},
-        ["action", "free_energy", "innovation", "next.z"],
-        "finish/",
+    outputs = ["action", "free_energy", *(f"next.{name}" for name in states)]
+    finish, _ = _trace(
+        _Finish(agent, states), {"refined.z": begun["start.z"]} | looked | begun, outputs, "finish/", constants, fixed
     )
+    varying, invariant = _split(step.node, {"loop.z", "loop.k"})
     body = helper.make_graph(
-        [*step.node, helper.make_node("Identity", ["loop.go_on"], ["loop.still_go_on"])],
+        varying,
         "refinement_step",
         [
             helper.make_tensor_value_info("loop.k", TensorProto.INT64, []),
             helper.make_tensor_value_info("loop.go_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("loop.z", TensorProto.FLOAT, [1, z]),
+            _value("loop.z", carried["z"]),
         ],
-        [
-            helper.make_tensor_value_info("loop.still_go_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("loop.next_z", TensorProto.FLOAT, [1, z]),
-        ],
+        [helper.make_tensor_value_info("loop.go_on", TensorProto.BOOL, []), _value("loop.next_z", carried["z"])],
     )
     loop = helper.make_node("Loop", ["refine", "", "start.z"], ["refined.z"], body=body)
-
-    def value(name: str, size: int) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size])
-
+    results = {"action": inputs["previous_action"], "free_energy": torch.zeros(1)}
+    results |= {"innovation": inputs["mask"], "verdict": inputs["mask"]}
+    results |= {f"next.{name}": value for name, value in carried.items()}
     graph = helper.make_graph(
-        [*start.node, loop, *finish.node],
+        [*start.node, *invariant, loop, *finish.node],
         "ganglion_tick",
-        [
-            value("observation", d),
-            value("mask", d),
-            value("previous_action", a),
-            helper.make_tensor_value_info("refine", TensorProto.INT64, [1]),
-            value("state.z", z),
-        ],
-        [
-            value("action", a),
-            helper.make_tensor_value_info("free_energy", TensorProto.FLOAT, [1]),
-            value("innovation", d),
-            value("next.z", z),
-        ],
+        [_value(name, value) for name, value in (inputs | refine).items()],
+        [_value(name, value) for name, value in results.items()],
         [*start.initializer, *step.initializer, *finish.initializer],
     )
     _share_initializers(graph)
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="ganglion"
-    )
+    model = helper.make_model(graph, opset_imports=_OPSETS, ir_version=IR_VERSION, producer_name="ganglion")
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _value(name: str, example: Tensor) -> onnx.ValueInfoProto:
+    kind = TensorProto.INT64 if example.dtype == torch.int64 else TensorProto.FLOAT
+    return helper.make_tensor_value_info(name, kind, list(example.shape))

@@ -1,74 +1,133 @@
-"""Ticks of the real Controller in the real simulation, with failing sensors, for the gate and the calibration."""
+"""What enters and leaves the graph of a real Controller in the real simulation, for the gate and the calibrations."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from runtime.bundle import Bundle
-from runtime.controller import Controller, Status
+from runtime.contract import Observation
+from runtime.controller import Controller
+from runtime.inference import INPUTS, OUTPUTS, Inference
 from runtime.sample import Sample
 from sim.env import RobotEnv
+from sim.episode import Disturbance, episode
 from sim.tasks import task_class
-from training.augment import SensorDropout
+from training.augment import Augmentation, SensorDropout
 
 HELD_OUT = 1_000_000  # added to seeds, so that these episodes were not trained on
+_PHASE = 25  # ticks for which a sensor stays stuck or biased
+_SMALLEST_BIAS, _LARGEST_BIAS = 0.3, 3.0  # in scales of the channel
+_LATE = 0.1  # largest chance that a reading of a tick does not arrive
 
 
 @dataclass(frozen=True)
-class RecordedTicks:
-    """Inputs of the graph at N ticks, float32."""
+class Recording:
+    """N ticks, episode after episode."""
 
-    observation: np.ndarray
-    """(N, D)."""
-    mask: np.ndarray
-    """(N, D)."""
-    previous_action: np.ndarray
-    """(N, A)."""
-    z: np.ndarray
-    """(N, Z)."""
+    tick: np.ndarray
+    """Ticks since the episode began (N,) int64."""
+    arrays: dict[str, np.ndarray]
+    """Inputs and outputs of the graph by its own names, (N, ...); `state.NAME` is what the tick read, `next.NAME` is
+    left out."""
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    def __len__(self) -> int:
+        return len(self.tick)
+
+    def first(self, count: int) -> Recording:
+        """The first `count` ticks, all if there are fewer."""
+        return Recording(self.tick[:count], {name: array[:count] for name, array in self.arrays.items()})
 
 
-def record_ticks(bundle: Bundle, task: str, seed: int, ticks: int = 1000) -> RecordedTicks:
-    """Run episodes with failing sensors at changing K and keep what entered the graph."""
+def join(parts: Sequence[Recording]) -> Recording:
+    """One recording of several."""
+    arrays = {name: np.concatenate([p[name] for p in parts]) for name in parts[0].arrays}
+    return Recording(np.concatenate([p.tick for p in parts]), arrays)
+
+
+def record_episode(controller: Controller, env: RobotEnv, seed: int, disturb: Disturbance | None = None) -> Recording:
+    """One episode of `controller` in `env`."""
+    inference = controller.inference
+    controller.reset()
+    before = _carried(inference)
+    rows = []
+    for _ in episode(controller, env, seed, disturb=disturb):
+        rows.append({name: getattr(inference, name).copy() for name in (*INPUTS, *OUTPUTS)} | before)
+        before = _carried(inference)
+    return Recording(np.arange(len(rows)), {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+
+
+def _carried(inference: Inference) -> dict[str, np.ndarray]:
+    """What one tick leaves to the next."""
+    states = {f"state.{name}": value.copy() for name, value in inference.state.items()}
+    return states | {"previous_action": inference.previous_action.copy()}
+
+
+def record_nominal(bundle: Bundle, task: str, seeds: Iterable[int], refine: int | None = None) -> Recording:
+    """Episodes without faults at K = `refine`, the bundle's default if None."""
+    controller = Controller(bundle, refine)
+    env = RobotEnv(task)
+    try:
+        return join([record_episode(controller, env, seed) for seed in seeds])
+    finally:
+        env.close()
+
+
+def record_faulty(bundle: Bundle, task: str, seed: int, refine: Sequence[int], ticks: int = 1000) -> Recording:
+    """`ticks` ticks of episodes with failing sensors; every episode draws its K from `refine`."""
     controller = Controller(bundle)
     env = RobotEnv(task)
     rng = np.random.default_rng(seed + HELD_OUT)
-    failing = SensorDropout(task_class(task).observations, 1, rng)
-    choices = [k for k in (0, 1, 2, 4, 8) if k <= bundle.contract.refinement.max_steps]
-    rows: list[tuple[np.ndarray, ...]] = []
-    episode = 0
+    failing = FailingSensors(task_class(task).observations, controller.layout.scale, rng)
+    parts: list[Recording] = []
     try:
-        while len(rows) < ticks:
-            controller.refine = int(rng.choice(choices))
-            for inputs in _episode(controller, env, failing, seed + HELD_OUT + episode):
-                rows.append(inputs)
-                if len(rows) >= ticks:
-                    break
-            episode += 1
+        while sum(map(len, parts)) < ticks:
+            controller.refine = int(rng.choice(refine))
+            parts.append(record_episode(controller, env, seed + HELD_OUT + len(parts), failing))
     finally:
         env.close()
-    return RecordedTicks(*(np.stack(column) for column in zip(*rows, strict=True)))
+    return join(parts).first(ticks)
 
 
-def _episode(controller: Controller, env: RobotEnv, failing: SensorDropout, seed: int) -> list[tuple[np.ndarray, ...]]:
-    sample = Sample(controller.contract)
-    observation, _ = env.reset(seed=seed)
-    controller.reset()
-    failing.restart(np.ones(1, dtype=bool))
-    period_ns = round(1e9 / controller.contract.rate_hz)
-    inference = controller.inference
-    rows: list[tuple[np.ndarray, ...]] = []
-    for tick in range(env.task.episode_steps):
-        values = observation if tick == 0 else np.where(failing.step()[0] > 0, observation, np.nan)
-        sample.put_flat(values, tick * period_ns)
-        before = (inference.previous_action[0].copy(), inference.state["z"][0].copy())
-        command = controller.tick(sample, tick * period_ns)
-        rows.append((inference.observation[0].copy(), inference.mask[0].copy(), *before))
-        if command.status == Status.WAITING:
-            break
-        observation, outcome = env.advance(command.values)
-        if outcome.terminated:
-            break
-    return rows
+class FailingSensors:
+    """A `Disturbance`: readings are missing as in training, late, and one channel each is stuck and biased for a while.
+
+    The first tick of an episode is spared, and so are required observations.
+    """
+
+    def __init__(self, observations: tuple[Observation, ...], scale: np.ndarray, rng: np.random.Generator) -> None:
+        """`scale` (D,) is the unit of the bias."""
+        self._rng, self._scale = rng, scale
+        self._dropout = SensorDropout(observations, 1, rng, Augmentation())
+        self._may_fail = np.array([not o.required for o in observations for _ in o.channels])
+        self._late = 0.0
+        self._stuck = self._biased = np.zeros_like(self._may_fail)
+        self._bias = 0.0
+        self._values, self._stamp_ns = np.zeros(len(scale)), np.zeros(len(scale), np.int64)
+
+    def __call__(self, sample: Sample, tick: int) -> None:
+        """Disturb tick `tick` of an episode."""
+        if tick == 0:
+            self._dropout.restart(np.ones(1, dtype=bool))
+            self._late = self._rng.uniform(0, _LATE)
+            self._values[:], self._stamp_ns[:] = sample.values, sample.stamp_ns
+            return
+        if tick % _PHASE == 1:
+            self._stuck, self._biased = self._one_channel(), self._one_channel()
+            self._bias = self._rng.choice((-1, 1)) * self._rng.uniform(_SMALLEST_BIAS, _LARGEST_BIAS)
+        late = self._may_fail & (self._rng.random(len(self._scale)) < self._late)
+        sample.values += self._biased * self._bias * self._scale
+        np.copyto(sample.values, self._values, where=self._stuck | late)
+        np.copyto(sample.stamp_ns, self._stamp_ns, where=late)
+        self._values[:], self._stamp_ns[:] = sample.values, sample.stamp_ns
+        sample.values[self._dropout.step()[0] == 0] = np.nan
+
+    def _one_channel(self) -> np.ndarray:
+        """(D,) bool, true at one channel that may fail, if there is any."""
+        score = self._may_fail * (1.0 + self._rng.random(len(self._scale)))
+        return self._may_fail & (score == score.max())

@@ -60,6 +60,7 @@ class Bundle:
         Raises BundleError if onnxruntime refuses the graph.
         """
         options = ort.SessionOptions()
+        options.enable_mem_reuse = False  # planning who shares which buffer costs more than it saves on small tensors
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

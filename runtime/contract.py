@@ -17,10 +17,11 @@ import numpy as np
 from runtime.errors import ContractError
 from runtime.schema import from_plain, to_plain
 
-VERSION = 1
+VERSION = 2
 ACTION_KINDS = ("position", "velocity", "effort")
 ACTION_MODES = ("absolute", "increment")
 SAFE_ACTIONS = ("hold", "zero")
+REFINEMENT_METHODS = ("amortized", "gradient", "diagonal", "gauss_newton")
 _LONGEST_AGE_S = 3600.0
 
 
@@ -163,17 +164,41 @@ class State:
 
 @dataclass(frozen=True)
 class Refinement:
-    """How many predictive-coding steps may follow the amortized answer."""
+    """How many predictive-coding steps may follow the amortized answer, and of which kind."""
 
+    method: str
+    """One of REFINEMENT_METHODS; `amortized` takes no steps."""
     default_steps: int
     max_steps: int
-    step_sizes: dict[str, tuple[float, ...]]
-    """Learned step sizes, per node and latent dimension."""
+    step_sizes: tuple[float, ...]
+    """Of the steps 1 to max_steps, as multiples of the method's own step; empty if the method has none."""
+    covariance_block: int
+    """Size of the diagonal blocks in which the posterior covariance is carried; 0 if it is not carried."""
 
     def __post_init__(self) -> None:
         _require(
+            self.method in REFINEMENT_METHODS,
+            f"refinement: method '{self.method}' is unknown; expected one of {REFINEMENT_METHODS}",
+        )
+        _require(
             0 <= self.default_steps <= self.max_steps,
             f"refinement: default_steps is {self.default_steps}, expected 0 to max_steps = {self.max_steps}",
+        )
+        _require(
+            self.method != "amortized" or self.max_steps == 0,
+            f"refinement: max_steps is {self.max_steps}, expected 0 for the method 'amortized', which takes no steps",
+        )
+        _require(
+            len(self.step_sizes) in (0, self.max_steps),
+            f"refinement: {len(self.step_sizes)} step_sizes, max_steps is {self.max_steps}; give one per step or none",
+        )
+        _require(
+            all(0 < s < math.inf for s in self.step_sizes),
+            f"refinement: step_sizes must be positive and finite, got {list(self.step_sizes)}",
+        )
+        _require(
+            self.covariance_block >= 0,
+            f"refinement: covariance_block is {self.covariance_block}, expected 0 or more",
         )
 
 
@@ -195,6 +220,41 @@ class Health:
     ticks: int = 0
     refine: dict[str, HealthAt] = field(default_factory=dict)
     """Per number of refinement steps, as text."""
+
+
+@dataclass(frozen=True)
+class ChannelCheck:
+    """When the readings of one channel are not believed although they arrive; zero switches a check off."""
+
+    spike: float
+    """|innovation| of one tick, in predicted standard deviations."""
+    drift: float
+    """|slow mean of the innovation|, in its own standard deviations."""
+    repeats: int
+    """Exact repeats of a fresh reading that mean frozen."""
+    gate_false_alarm: float
+    frozen_false_alarm: float
+    """Fraction of the nominal held-out ticks in which the check masked the channel."""
+
+
+@dataclass(frozen=True)
+class SensorChecks:
+    """The checks that the graph makes of its own sensors, and how often they are wrong."""
+
+    ticks: int = 0
+    """Nominal held-out ticks behind the false-alarm rates."""
+    channels: dict[str, ChannelCheck] = field(default_factory=dict)
+    """Per `observation.channel`."""
+
+    def __post_init__(self) -> None:
+        _require(self.ticks >= 0, f"checks: ticks is {self.ticks}, expected 0 or more")
+        for channel, check in self.channels.items():
+            for name, value in vars(check).items():
+                largest, expected = (1, "0 to 1") if name.endswith("_false_alarm") else (math.inf, "0 or more, finite")
+                _require(
+                    0 <= value <= largest and math.isfinite(value),
+                    f"checks: {name} of '{channel}' is {value}, expected {expected}",
+                )
 
 
 @dataclass(frozen=True)
@@ -220,6 +280,8 @@ class Parity:
     masked_fraction: float
     tolerance: float
     max_difference: float
+    sequence_ticks: int = 0
+    """Ticks in a row, with sensor faults, over which each of the two carried its own state."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +298,7 @@ class Contract:
     refinement: Refinement
     health: Health
     provenance: Provenance
+    checks: SensorChecks = SensorChecks()
     parity: Parity | None = None
     digest: str = ""
     """sha256 of the serialised graph."""
@@ -257,6 +320,8 @@ class Contract:
             _require(not unknown, f"node '{node.name}': parents {unknown} are not listed before it")
             seen.add(node.name)
         _require(self.acting_node in seen, f"acting_node '{self.acting_node}' is not one of the nodes {sorted(seen)}")
+        strange = [c for c in self.checks.channels if c not in self.layout.channels]
+        _require(not strange, f"checks: {strange} are no channels; expected some of {list(self.layout.channels)}")
 
     @cached_property
     def layout(self) -> Layout:

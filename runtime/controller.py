@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -12,8 +11,8 @@ from runtime.bundle import Bundle
 from runtime.errors import ContractError
 from runtime.inference import Inference
 from runtime.limits import Limits
-from runtime.sample import Sample
-from runtime.sensing import Reason, Watch, mask_reasons, normalise
+from runtime.sample import NEVER, Sample
+from runtime.sensing import Reason, Watch, mask_reasons, normalise, verdict_reasons
 
 
 class Status(IntEnum):
@@ -66,6 +65,7 @@ class Controller:
         self._pose = self._pose_channels()
         self._watch = Watch(self.layout)
         self._previous = np.zeros(self.layout.joints)
+        self._stamp_ns = np.full(self.layout.size, NEVER, dtype=np.int64)
         self._started = False
         self._no_innovation = np.zeros(self.layout.size, np.float32)
 
@@ -101,11 +101,16 @@ class Controller:
 
     def reset(self) -> None:
         """Forget the carried state: the next tick starts as the first one does."""
-        self.inference.reset()
+        self._reset_belief()
         self.inference.previous_action[...] = 0.0
         self._previous[:] = 0.0
         self._started = False
         self._watch.reset()
+
+    def _reset_belief(self) -> None:
+        """Carried state to its initial values; every reading will be new to it."""
+        self.inference.reset()
+        self._stamp_ns[:] = NEVER
 
     def warm_up(self, ticks: int = 50) -> None:
         """Run the graph at the largest K so that the first real tick is not slow, then reset."""
@@ -125,12 +130,16 @@ class Controller:
                     return self._waiting(reasons)
                 self._previous[:] = sample.values[self._pose]
             self._started = True
-        action, free_energy, innovation = self._infer(sample.values, believed)
-        if not math.isfinite(action.sum() + free_energy):
-            self.inference.reset()
+        action, free_energy, innovation = self._infer(sample, believed)
+        if not self.inference.finite:
+            self._reset_belief()
             return self._hold(
                 reasons, 0.0, self._no_innovation, "the agent's output was not finite; its belief was reset"
             )
+        verdict = self.inference.verdict[0]
+        if verdict.any():
+            reasons |= verdict_reasons(verdict)
+            believed = reasons == 0
         lost = self._watch.lost(believed, sample.stamp_ns, now_ns)
         if lost:
             return self._hold(reasons, free_energy, innovation, self._describe(lost, reasons))
@@ -138,11 +147,13 @@ class Controller:
         self._commit(command)
         return Command(Status.ACTIVE, command, reasons, free_energy, innovation, self._refine, "")
 
-    def _infer(self, values: np.ndarray, believed: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
+    def _infer(self, sample: Sample, believed: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
         """Normalised action (A,) float64, free energy, innovation (D,); the belief advances by one tick."""
         inference = self.inference
-        inference.observation[0] = normalise(values, believed, self.layout)
+        inference.observation[0] = normalise(sample.values, believed, self.layout)
         inference.mask[0] = believed
+        inference.fresh[0] = sample.stamp_ns != self._stamp_ns
+        self._stamp_ns[:] = sample.stamp_ns
         inference.refine[0] = self._refine
         inference.run()
         return inference.action[0].astype(np.float64), float(inference.free_energy[0]), inference.innovation[0].copy()
@@ -182,7 +193,8 @@ class Controller:
             "controller.command": self._previous.copy(),
             "controller.previous_action": self.inference.previous_action.astype(np.float64),
             "controller.started": np.array([float(self._started)]),
-            "controller.seen_s_ns": np.array(np.divmod(self._watch.seen_ns, 1_000_000_000), dtype=np.float64),
+            "controller.seen_s_ns": _split(self._watch.seen_ns),
+            "controller.stamp_s_ns": _split(self._stamp_ns),
         }
         return own | {name: value.astype(np.float64) for name, value in self.inference.state.items()}
 
@@ -191,7 +203,18 @@ class Controller:
         self._previous[:] = state["controller.command"]
         self.inference.previous_action[...] = state["controller.previous_action"]
         self._started = bool(state["controller.started"][0])
-        seconds, nanoseconds = state["controller.seen_s_ns"].astype(np.int64)
-        self._watch.seen_ns[:] = seconds * 1_000_000_000 + nanoseconds
+        self._watch.seen_ns[:] = _joined(state["controller.seen_s_ns"])
+        self._stamp_ns[:] = _joined(state["controller.stamp_s_ns"])
         for name, value in self.inference.state.items():
             value[...] = state[name]
+
+
+def _split(time_ns: np.ndarray) -> np.ndarray:
+    """Whole seconds and nanoseconds (2, n) of int64 times (n,): each is exact in float64, their sum is not."""
+    return np.array(np.divmod(time_ns, 1_000_000_000), dtype=np.float64)
+
+
+def _joined(split: np.ndarray) -> np.ndarray:
+    """Inverse of `_split`."""
+    seconds, nanoseconds = split.astype(np.int64)
+    return seconds * 1_000_000_000 + nanoseconds

@@ -30,7 +30,8 @@ def facts(bundle: Bundle) -> list[tuple[str, ...]]:
         ("latent graph", "; ".join(nodes)),
         ("acts from", c.acting_node),
         ("carried state", ", ".join(f"{s.name}{list(s.shape)}" for s in c.states) or "none"),
-        ("refinement", f"K = {c.refinement.default_steps} by default, {c.refinement.max_steps} at most"),
+        ("refinement", _refinement(c)),
+        ("sensor checks", _checks(c)),
         ("parity", _parity(c)),
         *_health(c),
         ("trained", f"{p.algorithm}, seed {p.seed}, {p.steps} steps, {p.created}"),
@@ -40,6 +41,25 @@ def facts(bundle: Bundle) -> list[tuple[str, ...]]:
     ]
 
 
+def _refinement(contract: Contract) -> str:
+    r = contract.refinement
+    covariance = f"in blocks of {r.covariance_block}" if r.covariance_block else "not carried"
+    return f"{r.method}, K = {r.default_steps} by default, {r.max_steps} at most; covariance {covariance}"
+
+
+def _checks(contract: Contract) -> str:
+    checks = contract.checks.channels.values()
+    if not checks:
+        return "none"
+    counts = ", ".join(f"{name} on {sum(getattr(c, name) > 0 for c in checks)}" for name in ("spike", "drift"))
+    frozen = sum(c.repeats > 0 for c in checks)
+    return (
+        f"{counts}, frozen on {frozen} of {contract.layout.size} channels; worst false alarm "
+        f"{max(c.gate_false_alarm for c in checks):.2%} gated, {max(c.frozen_false_alarm for c in checks):.2%} frozen, "
+        f"over {contract.checks.ticks} ticks"
+    )
+
+
 def _parity(contract: Contract) -> str:
     p = contract.parity
     if p is None:
@@ -47,7 +67,7 @@ def _parity(contract: Contract) -> str:
     steps = ", ".join(str(k) for k in p.refine)
     return (
         f"largest difference {p.max_difference:.2g} of {p.tolerance:.0e} allowed "
-        f"({p.observations} observations, {p.masked_fraction:.0%} masked, K = {steps})"
+        f"({p.observations} observations, {p.masked_fraction:.0%} masked, K = {steps}; {p.sequence_ticks} in sequence)"
     )
 
 

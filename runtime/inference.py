@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +11,33 @@ import onnxruntime as ort
 from runtime.bundle import Bundle
 from runtime.errors import BundleError
 
-INPUTS = ("observation", "mask", "previous_action", "refine")
-OUTPUTS = ("action", "free_energy", "innovation")
+INPUTS = ("observation", "mask", "fresh", "previous_action", "refine")
+OUTPUTS = ("action", "free_energy", "innovation", "verdict")
+_ALIGNMENT = 16  # floats: one cache line, so that no array begins where vector instructions would treat it otherwise
 
 
 @dataclass(frozen=True)
 class _Buffers:
     binding: ort.IOBinding
     arrays: dict[str, np.ndarray]
+
+
+class _Block:
+    """Named float32 arrays in one piece of memory, so that one look tells whether all of them are finite."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        room = {name: -(-size // _ALIGNMENT) * _ALIGNMENT for name, size in sizes.items()}
+        self._flat = np.zeros(sum(room.values()), np.float32)
+        self.arrays: dict[str, np.ndarray] = {}
+        start = 0
+        for name, shape in shapes.items():
+            self.arrays[name] = self._flat[start : start + sizes[name]].reshape(shape)
+            start += room[name]
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self._flat).all())
 
 
 class Inference:
@@ -37,18 +57,25 @@ class Inference:
         """Normalised observation (1, D), masked channels zero."""
         self.mask = np.zeros((1, layout.size), np.float32)
         """(1, D), one where the channel is believed."""
+        self.fresh = np.zeros((1, layout.size), np.float32)
+        """(1, D), one where a reading arrived that the belief has not seen."""
         self.previous_action = np.zeros((1, layout.joints), np.float32)
         """Normalised action that was really commanded one tick ago (1, A)."""
         self.refine = np.zeros((1,), np.int64)
         """Number of refinement steps K."""
-        self.action = np.zeros((1, layout.joints), np.float32)
+        channels = (1, layout.size)
+        self._answer = _Block(dict(zip(OUTPUTS, ((1, layout.joints), (1,), channels, channels))))
+        answer = self._answer.arrays
+        self.action = answer["action"]
         """Normalised action (1, A)."""
-        self.free_energy = np.zeros((1,), np.float32)
-        """F after refinement, nats."""
-        self.innovation = np.zeros((1, layout.size), np.float32)
+        self.free_energy = answer["free_energy"]
+        """F after refinement (1,), nats."""
+        self.innovation = answer["innovation"]
         """(x - predicted x) in predicted standard deviations (1, D); zero where masked."""
-        self._states = [{s.name: np.zeros(s.shape, np.float32) for s in self.contract.states} for _ in range(2)]
-        self._bindings = [self._bind(self._states[i], self._states[1 - i]) for i in range(2)]
+        self.verdict = answer["verdict"]
+        """What the graph found of each channel (1, D): 0 believed, 1 frozen, 2 gated."""
+        self._states = [_Block({s.name: s.shape for s in self.contract.states}) for _ in range(2)]
+        self._bindings = [self._bind(self._states[i].arrays, self._states[1 - i].arrays) for i in range(2)]
         self._current = 0
         self.reset()
 
@@ -84,9 +111,14 @@ class Inference:
     def reset(self) -> None:
         """Carried state to the contract's initial values."""
         for spec in self.contract.states:
-            self._states[self._current][spec.name][...] = np.reshape(np.array(spec.initial, np.float32), spec.shape)
+            self.state[spec.name][...] = np.reshape(np.array(spec.initial, np.float32), spec.shape)
 
     @property
     def state(self) -> dict[str, np.ndarray]:
         """The state that the next tick reads, by name; valid until the next `run`."""
-        return self._states[self._current]
+        return self._states[self._current].arrays
+
+    @property
+    def finite(self) -> bool:
+        """Whether all that the last `run` answered is finite, and all that the next one will read."""
+        return self._answer.finite and self._states[self._current].finite

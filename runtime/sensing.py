@@ -17,6 +17,10 @@ class Reason(IntFlag):
     STALE = 2
     NON_FINITE = 4
     OUT_OF_RANGE = 8
+    FROZEN = 16
+    """The graph found exact repeats of fresh readings."""
+    GATED = 32
+    """The graph found that the reading contradicts its prediction."""
 
     @property
     def text(self) -> str:
@@ -24,19 +28,25 @@ class Reason(IntFlag):
         return ", ".join(str(r.name).lower().replace("_", "-") for r in Reason if r in self)
 
 
-_MISSING, _STALE, _NON_FINITE, _OUT_OF_RANGE = (int(r) for r in Reason)  # plain integers: an IntFlag costs 1 us a use
+# Plain integers: an IntFlag costs 1 us a use.
+_MISSING, _STALE, _NON_FINITE, _OUT_OF_RANGE, _FROZEN, _GATED = (int(r) for r in Reason)
 
 
 def mask_reasons(values: np.ndarray, stamp_ns: np.ndarray, now_ns: int, layout: Layout) -> np.ndarray:
     """Reasons (D,) uint8 not to believe each channel. A stamp from the future is as stale as one from the past."""
     received = stamp_ns != NEVER
-    fresh = np.abs(now_ns - stamp_ns) <= layout.max_age_ns
+    recent = np.abs(now_ns - stamp_ns) <= layout.max_age_ns
     inside = (values >= layout.low) & (values <= layout.high)  # false for NaN
-    if (received & fresh & inside).all():
+    if (received & recent & inside).all():
         return np.zeros(layout.size, np.uint8)
     finite = np.isfinite(values)
-    reasons = ~fresh * _STALE + ~finite * _NON_FINITE + (finite & ~inside) * _OUT_OF_RANGE
+    reasons = ~recent * _STALE + ~finite * _NON_FINITE + (finite & ~inside) * _OUT_OF_RANGE
     return np.where(received, reasons, _MISSING).astype(np.uint8)
+
+
+def verdict_reasons(verdict: np.ndarray) -> np.ndarray:
+    """Reasons (D,) uint8 from the graph's verdict (D,) on each channel: 0 believed, 1 frozen, 2 gated."""
+    return ((verdict == 1) * _FROZEN + (verdict == 2) * _GATED).astype(np.uint8)
 
 
 def normalise(values: np.ndarray, believed: np.ndarray, layout: Layout) -> np.ndarray:

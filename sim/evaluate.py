@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from runtime.errors import ContractError, GanglionError
 from runtime.faults import Fault, parse_fault
 from runtime.sample import Sample
 from sim.env import RobotEnv
+from sim.episode import episode
 from sim.tasks import Task, task_class
 
 NOMINAL = "nominal"
@@ -66,10 +66,10 @@ def evaluate(
         for k in steps:
             for fault_name, fault in parsed.items():
                 runs = []
-                for episode in range(episodes):
-                    runs.append(_episode(controllers[k], env, columns, fault, seed + episode))
+                for i in range(episodes):
+                    runs.append(_episode(controllers[k], env, columns, fault, seed + i))
                     if progress is not None:
-                        progress(len(results) * episodes + episode + 1, len(steps) * len(parsed) * episodes)
+                        progress(len(results) * episodes + i + 1, len(steps) * len(parsed) * episodes)
                 results.append({"refine": k, "fault": fault_name, **_summary(runs, seed)})
     finally:
         env.close()
@@ -102,35 +102,20 @@ def match_task(contract: Contract, task: type[Task]) -> np.ndarray:
 
 
 def _episode(controller: Controller, env: RobotEnv, columns: np.ndarray, fault: Fault | None, seed: int) -> _Episode:
-    controller.reset()
-    sample = Sample(controller.contract)
-    period_ns = round(1e9 / controller.contract.rate_hz)
     rng = np.random.default_rng(seed)
-    observation, _ = env.reset(seed=seed)
-    total, active, tick = 0.0, 0, 0
-    history: dict[str, list[float]] = defaultdict(list)
-    while True:
-        values = observation[columns]
+
+    def disturb(sample: Sample, tick: int) -> None:
         if fault is not None and tick >= FAULT_START:
-            fault.apply(values, rng)
-        sample.put_flat(values, tick * period_ns)
-        command = controller.tick(sample, tick * period_ns)
-        active += command.status is Status.ACTIVE
-        waiting = command.status is Status.WAITING
-        observation, outcome = env.advance(_measured_pose(env) if waiting else command.values)
-        total += outcome.reward
-        tick += 1
-        for name, value in outcome.metrics.items():
-            history[name].append(value)
-        if outcome.terminated or tick >= env.task.episode_steps:
-            metrics = {name: float(np.mean(values[-_LAST_TICKS:])) for name, values in history.items()}
-            return _Episode(total, outcome.success, active / tick, metrics)
+            fault.apply(sample.values, rng)
 
-
-def _measured_pose(env: RobotEnv) -> np.ndarray:
-    """Where the commanded joints are (A,): what a position-controlled robot holds before the first command."""
-    where = dict(zip(env.task.robot.joint_names, env.sim.joint_states()[0]))
-    return np.array([where[j] for j in env.task.action.joints])
+    ticks = list(episode(controller, env, seed, columns, disturb))
+    outcomes = [t.outcome for t in ticks]
+    return _Episode(
+        total=sum(o.reward for o in outcomes),
+        success=outcomes[-1].success,
+        acting=float(np.mean([t.command.status is Status.ACTIVE for t in ticks])),
+        metrics={n: float(np.mean([o.metrics[n] for o in outcomes[-_LAST_TICKS:]])) for n in outcomes[-1].metrics},
+    )
 
 
 def _summary(runs: list[_Episode], seed: int) -> dict[str, Any]:

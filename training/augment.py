@@ -1,15 +1,35 @@
-"""Sensors that fail while training: independent dropout, and sensors or groups lost for a while."""
+"""Sensors that fail while training: independent dropout, bursts, and sensors that are lost for a whole episode."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from runtime.contract import Observation
 
-_SPARED = 0.5  # share of episodes without independent dropout, and, drawn apart, of those without outages
-_LARGEST_RATE = 0.6
-_OUTAGE_CHANCE = 1 / 150  # per tick
-_OUTAGE_TICKS = (10, 250)
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How sensors fail. Each kind is drawn apart, so an episode may have none, one or several."""
+
+    dropout_share: float = 0.5
+    """Share of episodes with independent dropout."""
+    dropout_rate: float = 0.6
+    """Largest chance that a channel is missing in a tick; each such episode draws its own up to it."""
+    burst_share: float = 0.5
+    """Share of episodes in which sensors or groups vanish for a while."""
+    burst_chance: float = 1 / 150
+    """Chance of a new burst per tick."""
+    burst_ticks: tuple[int, ...] = (10, 250)
+    """Shortest and longest burst."""
+    permanent_share: float = 0.25
+    """Share of episodes with sensors that are lost from beginning to end."""
+    permanent_units: int = 2
+    """Largest number of sensors or groups lost so."""
+
+
+NO_FAILURES = Augmentation(dropout_share=0.0, burst_share=0.0, permanent_share=0.0)
 
 
 def failure_units(observations: tuple[Observation, ...]) -> list[np.ndarray]:
@@ -38,10 +58,14 @@ class SensorDropout:
     """Masks (N, D) for N environments; every environment has its own pattern, renewed with each episode."""
 
     def __init__(
-        self, observations: tuple[Observation, ...], num_envs: int, rng: np.random.Generator, enabled: bool = True
+        self,
+        observations: tuple[Observation, ...],
+        num_envs: int,
+        rng: np.random.Generator,
+        augmentation: Augmentation,
     ) -> None:
         self._rng = rng
-        self._enabled = enabled
+        self._augmentation = augmentation
         self._units = failure_units(observations)
         maskable = [not o.required for o in observations for _ in o.channels]
         self._maskable = np.array(maskable)
@@ -50,30 +74,43 @@ class SensorDropout:
             (slice(a, b), o.min_valid) for a, b, o in zip(bounds[:-1], bounds[1:], observations, strict=True)
         ]
         self._rate = np.zeros(num_envs)
-        self._outages = np.zeros(num_envs)
+        self._bursts = np.zeros(num_envs)
         self._until = np.zeros((num_envs, len(maskable)), dtype=np.int64)
+        self._lost = np.zeros((num_envs, len(maskable)), dtype=bool)
         self._tick = 0
         self.restart(np.ones(num_envs, dtype=bool))
 
     def restart(self, which: np.ndarray) -> None:
         """New episodes where `which` (N,) is true."""
-        n = int(which.sum())
-        self._rate[which] = (self._rng.random(n) > _SPARED) * self._rng.uniform(0, _LARGEST_RATE, n)
-        self._outages[which] = (self._rng.random(n) > _SPARED) * _OUTAGE_CHANCE
+        n, a, rng = int(which.sum()), self._augmentation, self._rng
+        self._rate[which] = (rng.random(n) < a.dropout_share) * rng.uniform(0, a.dropout_rate, n)
+        self._bursts[which] = (rng.random(n) < a.burst_share) * a.burst_chance
         self._until[which] = 0
+        self._lost[which] = False
+        if not self._units:
+            return
+        for i in np.flatnonzero(which)[rng.random(n) < a.permanent_share]:
+            for unit in rng.choice(len(self._units), rng.integers(1, a.permanent_units + 1)):
+                self._lost[i, self._units[unit]] = True
+        for where, least in self._groups:  # what would leave too few is not lost
+            broken = (~self._lost[:, where]).sum(1) < least
+            self._lost[broken, where] = False
 
     def step(self) -> np.ndarray:
         """Mask (N, D) float32 of the next tick, one where the channel is seen."""
         count, size = self._until.shape
-        if not self._enabled:
-            return np.ones((count, size), np.float32)
+        shortest, longest = self._augmentation.burst_ticks
         self._tick += 1
-        for i in np.flatnonzero(self._rng.random(count) < self._outages):
+        for i in np.flatnonzero(self._rng.random(count) < self._bursts):
             unit = self._units[self._rng.integers(len(self._units))]
-            self._until[i, unit] = self._tick + self._rng.integers(*_OUTAGE_TICKS)
-        seen = (self._until < self._tick) & (self._rng.random((count, size)) >= self._rate[:, None])
-        seen |= ~self._maskable
+            end = self._tick + self._rng.integers(shortest, longest + 1)
+            self._until[i, unit] = np.maximum(self._until[i, unit], end)
+        luck = self._rng.random((count, size)) - self._lost  # below zero, hence below any rate, where lost
+        seen = (self._until <= self._tick) & (luck >= self._rate[:, None]) | ~self._maskable
         for where, least in self._groups:
             short = seen[:, where].sum(1) < least
-            seen[short, where] = True
+            luckiest = np.argsort(-luck[short, where], axis=1)[:, :least]
+            returned = seen[short, where]
+            np.put_along_axis(returned, luckiest, True, axis=1)
+            seen[short, where] = returned
         return seen.astype(np.float32)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from runtime.contract import Layout, Node
 from sim.tasks import task_class
 from training.agent.config import AgentConfig
+from training.augment import Augmentation
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,12 @@ class TrainConfig:
     """Passes of the model over each batch."""
     model_only_steps: int = 20_000
     """Steps at the start during which only the model learns."""
-    refine: tuple[int, ...] = (0, 1, 2, 4, 8)
+    overshoot: int = 8
+    """Ticks over which the model also predicts without looking; below `sequence`, 0 is none."""
+    refine: tuple[int, ...] = (0, 1, 2, 4)
     """Refinement steps K; each sequence draws one, so that one set of weights works at every K."""
-    dropout: bool = True
-    """Train with sensors that fail: independent dropout, and single sensors or groups lost for a while."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """Sensors that fail while training."""
     checkpoint_every: int = 20
     """Updates between checkpoints."""
     agent: AgentConfig = field(default_factory=AgentConfig)
@@ -61,17 +64,18 @@ class TrainConfig:
 
 _PRESETS = {
     "cartpole": TrainConfig(task="cartpole", steps=200_000, gamma=0.99, agent=AgentConfig(hidden=48)),
-    "kuka_reach": TrainConfig(task="kuka_reach", steps=2_000_000, horizon=128),
+    "kuka_reach": TrainConfig(task="kuka_reach", steps=1_500_000, horizon=128, model_epochs=1),
 }
 
 
 def preset(task: str) -> TrainConfig:
     """Settings that are known to solve `task`; the defaults for a task without its own.
 
-    The latent node gets one dimension per sensor channel: with more, the policy learns more slowly, because the
-    latents that no channel anchors move while the model learns. Raises GanglionError for an unknown task.
+    The latent node has one latent for every channel, tied to it: free latents, and channels that are explained by
+    others, move while the model learns, and a policy that reads them learns more slowly. Raises GanglionError for an
+    unknown task.
     """
     known = task_class(task)
-    channels = Layout(known.observations, known.action).size
+    tied = tuple(range(Layout(known.observations, known.action).size))
     config = _PRESETS.get(task, TrainConfig(task=task))
-    return replace(config, agent=replace(config.agent, nodes=(Node("state", channels),)))
+    return replace(config, agent=replace(config.agent, nodes=(Node("state", len(tied)),), tied=tied))

@@ -13,7 +13,7 @@ from runtime.contract import Layout
 from runtime.errors import GanglionError
 from sim.tasks import task_class
 from sim.vector import VectorEnv
-from training.agent.agent import Agent
+from training.agent.agent import Agent, State
 from training.augment import SensorDropout
 from training.config import TrainConfig
 
@@ -32,8 +32,8 @@ class Rollout:
     """(T, N), one at the first tick of an episode."""
     z: Tensor
     """Belief (T, N, Z)."""
-    z_start: Tensor
-    """Belief before the first tick (N, Z)."""
+    starts: list[State]
+    """Carried state before the first tick of every sequence."""
     steps: Tensor
     """Refinement steps of each environment (N,) int64."""
     action: Tensor
@@ -56,11 +56,11 @@ class Collector:
         self.config, self.agent = config, agent
         self.env = VectorEnv(config.task, config.num_envs, config.workers, config.seed + steps)
         self._rng = np.random.default_rng([config.seed, steps, 1])
-        self._dropout = SensorDropout(task.observations, config.num_envs, self._rng, config.dropout)
-        n, size = config.num_envs, agent.model.size
+        self._dropout = SensorDropout(task.observations, config.num_envs, self._rng, config.augmentation)
+        n = config.num_envs
         self._layout = Layout(task.observations, task.action)
         self._x = self._normalise(self.env.reset()[0])
-        self._z = torch.zeros(n, size)
+        self._state = agent.initial(n)
         self._previous = torch.zeros(n, agent.action_size)
         self._first = torch.ones(n)
         self._return = np.zeros(n)
@@ -77,14 +77,16 @@ class Collector:
         """`horizon` ticks of every environment."""
         c, agent = self.config, self.agent
         steps = torch.as_tensor(self._rng.choice(c.refine, c.num_envs))
-        z_start = self._z.clone()
+        starts: list[State] = []
         rows: dict[str, list[Tensor]] = {
             k: []
             for k in ("x", "mask", "previous_action", "first", "z", "action", "log_prob", "value", "reward", "done")
         }
-        for _ in range(c.horizon):
+        for tick in range(c.horizon):
+            if tick % c.sequence == 0:
+                starts.append(self._state)
             mask = torch.as_tensor(self._dropout.step())
-            belief, _ = agent.infer(self._x, mask, self._z, self._previous, steps)
+            belief = agent.infer(self._x, mask, self._previous, self._state, steps)
             distribution = agent.distribution(belief.z)
             action = distribution.sample()
             if not torch.isfinite(action).all():
@@ -104,28 +106,29 @@ class Collector:
             scaled = torch.as_tensor(reward * (1 - c.gamma), dtype=torch.float32)
             cut = truncated & ~terminated
             if cut.any():
-                scaled += self._bootstrap(cut, info["final_obs"], belief.z, executed, steps)
+                scaled += self._bootstrap(cut, info["final_obs"], belief.state, executed, steps)
             done = terminated | truncated
             self._record_episodes(reward, done, info["success"])
             if done.any():
                 self._dropout.restart(done)
             alive = torch.as_tensor(~done, dtype=torch.float32)
-            self._z = belief.z * alive[:, None]
+            self._state = agent.restarted(belief.state, 1.0 - alive)
             self._previous = executed * alive[:, None]
             self._first = 1.0 - alive
             rows["reward"].append(scaled)
             rows["done"].append(self._first)
         mask = torch.as_tensor(self._dropout.step())
-        belief, _ = agent.infer(self._x, mask, self._z, self._previous, steps)
+        belief = agent.infer(self._x, mask, self._previous, self._state, steps)
         last_value = agent.value(belief.z, self._x)
         stacked = {name: torch.stack(values) for name, values in rows.items()}
-        return Rollout(z_start=z_start, steps=steps, last_value=last_value, **stacked)
+        return Rollout(starts=starts, steps=steps, last_value=last_value, **stacked)
 
-    def _bootstrap(self, cut: np.ndarray, final: np.ndarray, z: Tensor, executed: Tensor, steps: Tensor) -> Tensor:
+    def _bootstrap(self, cut: np.ndarray, final: np.ndarray, state: State, executed: Tensor, steps: Tensor) -> Tensor:
         """Discounted value of the final state where a time limit cut the episode, zero elsewhere; (N,)."""
         x = self._normalise(final[cut])
         where = torch.as_tensor(cut)
-        belief, _ = self.agent.infer(x, torch.ones_like(x), z[where], executed[where], steps[where])
+        before = {name: value[where] for name, value in state.items()}
+        belief = self.agent.infer(x, torch.ones_like(x), executed[where], before, steps[where])
         result = torch.zeros(len(cut))
         result[where] = self.config.gamma * self.agent.value(belief.z, x)
         return result

@@ -41,6 +41,11 @@ class Trainer:
             raise GanglionError(f"there is no algorithm '{config.algorithm}'; expected ppo")
         if config.horizon % config.sequence:
             raise GanglionError(f"horizon {config.horizon} must be a multiple of sequence {config.sequence}")
+        if config.overshoot >= config.sequence:
+            raise GanglionError(f"overshoot {config.overshoot} must be below sequence {config.sequence}; 0 is none")
+        most = config.agent.inference.max_steps
+        if not all(0 <= k <= most for k in config.refine):
+            raise GanglionError(f"refine {config.refine} must lie between 0 and the agent's max_steps {most}")
         torch.manual_seed(config.seed)
         torch.set_num_threads(1)  # the matrices are small, and the simulations need the other cores
         self.config, self.run = config, run
@@ -112,9 +117,10 @@ class Trainer:
         config = self.config
         rollout = collector.collect()
         self.steps += config.num_envs * config.horizon
-        logs = self.world_model.update(rollout, self.steps / config.steps)
-        if self.steps > config.model_only_steps:
+        logs: dict[str, float] = {}
+        if self.steps > config.model_only_steps:  # before the model moves what the policy reads
             logs |= self.policy.update(rollout)
+        logs |= self.world_model.update(rollout, self.steps / config.steps)
         bad = [name for name, value in logs.items() if not math.isfinite(value)]
         if bad:
             raise GanglionError(

@@ -1,78 +1,186 @@
-"""Learning the generative model, the encoder and the refinement's step sizes through the unrolled filter.
+"""Learning the generative model, the encoder and the inference through the unrolled filter.
 
-Loss per tick: -log p(x_t | z_t) on every channel, also those that the agent could not see; -log p(x_t | prior mean of
-z_t), the one-step prediction; -log p(z_t | z_{t-1}, a_{t-1}). The last one would fall without bound if the latents
-shrank while their precision grew, so their scale is pinned to unit variance.
+Loss per tick, in nats per channel, on every channel, also those that the agent could not see:
+
+    prediction     -log p(x_t | past), each channel by its predicted mean and variance
+    overshooting   -log p(x_{t+d} | past of t), d ticks on without looking
+    unseen         -log p(x_t | z_t) of the masked channels
+    latent         -log p(z_t | z_{t-1}, a_{t-1}) where the prior precision is a learned constant
+    amortization   distance of the encoder's answer from the refined one, in posterior standard deviations
+    scale          latents that no channel is tied to, pinned to zero mean and unit variance
+
+Without the last one the latent term would fall without bound as latents shrink while their precision grows. Of tied
+latents the channel fixes the scale.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from training.agent.agent import Agent
+from training.agent import blocks
+from training.agent.agent import Agent, Belief, State
+from training.agent.inference import GaussNewton
 from training.agent.model import gaussian_energy
 from training.config import TrainConfig
 from training.rollout import Rollout
 
-_SCALE_WEIGHT = 1.0
 _SCALE_SPEED = 10.0  # logarithms of precisions and step sizes travel farther than weights
+_OVERSHOOT_STRIDE = 4  # ticks between the starts of open-loop predictions
+_LARGEST_AMORTIZATION = 10.0  # standard deviations
 
 
-def filter_loss(
-    agent: Agent,
-    x: Tensor,
-    mask: Tensor,
-    previous_action: Tensor,
-    first: Tensor,
-    z_start: Tensor,
-    steps: Tensor,
-) -> dict[str, Tensor]:
-    """Loss terms in nats per channel or latent, for sequences (T, B, ...) from the beliefs z_start (B, Z)."""
-    model = agent.model
-    z_previous = z_start
-    beliefs, drives, predictions = [], [], []
-    for t in range(len(x)):
-        z_previous = z_previous * (1.0 - first[t]).unsqueeze(-1)
-        belief, start = agent.infer(x[t], mask[t], z_previous, previous_action[t], steps)
-        beliefs.append(belief.z)
-        drives.append(start.drive)
-        predictions.append(start.prediction)
-        z_previous = belief.z
-    z, drive, prediction = torch.stack(beliefs), torch.stack(drives), torch.stack(predictions)
-    follows = 1.0 - first
-    weight = follows / follows.sum().clamp(min=1.0)
-    reconstruction = gaussian_energy(x - model.predict(z), model.observation_log_precision()).mean()
-    predicted = (weight * gaussian_energy(x - prediction, model.predictive_log_precision())).sum()
-    latent = (weight * gaussian_energy(model.latent_error(z, drive), model.latent_log_precision())).sum()
-    flat = z.flatten(0, 1)
-    free = (model.anchors.sum(1) == 0).to(flat)
-    scale = (free * (flat.var(0).clamp(min=1e-6).log().square() + flat.mean(0).square())).mean()
-    return {
-        "reconstruction": reconstruction / x.shape[-1],
-        "prediction": predicted / x.shape[-1],
-        "latent": latent / model.size,
-        "scale": _SCALE_WEIGHT * scale,
+@dataclass
+class Sequences:
+    """Data of S sequences of T ticks."""
+
+    x: Tensor
+    """Normalised observation without failures (T, S, D)."""
+    mask: Tensor
+    """(T, S, D), one where the agent saw the channel."""
+    previous_action: Tensor
+    """(T, S, A)."""
+    first: Tensor
+    """(T, S), one at the first tick of an episode."""
+    start: State
+    """Carried state before the first tick."""
+    steps: Tensor
+    """Refinement steps of each sequence (S,) int64."""
+
+    def take(self, index: Tensor) -> Sequences:
+        """The sequences at `index`."""
+        return Sequences(
+            x=self.x[:, index],
+            mask=self.mask[:, index],
+            previous_action=self.previous_action[:, index],
+            first=self.first[:, index],
+            start={name: value[index] for name, value in self.start.items()},
+            steps=self.steps[index],
+        )
+
+
+def unroll(agent: Agent, data: Sequences) -> list[Belief]:
+    """The filter over every tick, differentiable from end to end."""
+    state, beliefs = data.start, []
+    for t in range(len(data.x)):
+        state = agent.restarted(state, data.first[t])
+        beliefs.append(agent.infer(data.x[t], data.mask[t], data.previous_action[t], state, data.steps))
+        state = beliefs[-1].state
+    return beliefs
+
+
+def filter_loss(agent: Agent, data: Sequences, beliefs: list[Belief], overshoot: int) -> dict[str, Tensor]:
+    """Terms of the loss, each averaged over ticks, sequences, and channels or latents; see the module's docstring."""
+    model, method, x = agent.model, agent.method, data.x
+    follows = 1.0 - data.first
+    predicted = torch.stack([b.prediction.x for b in beliefs])
+    variance = torch.stack([b.prediction.variance.expand(x.shape[1:]) for b in beliefs])
+    z = torch.stack([b.z for b in beliefs])
+    terms = {
+        "prediction": _average(_energy(x - predicted, variance), follows),
+        "unseen": _average((1.0 - data.mask) * _energy(*_residual(agent, data, beliefs)), follows),
     }
+    if overshoot:
+        terms["overshooting"] = _overshooting(agent, data, beliefs, overshoot)
+    if isinstance(method, GaussNewton):
+        deviation = torch.stack([_variances(b.state["P"]) for b in beliefs]).detach().sqrt()
+        amortized = torch.stack([b.start.z for b in beliefs])
+        distance = ((amortized - z.detach()) / deviation).clamp(-_LARGEST_AMORTIZATION, _LARGEST_AMORTIZATION)
+        terms["amortization"] = 0.1 * distance.square().mean()
+    else:
+        latent = [
+            gaussian_energy(model.latent_error(b.z, b.prediction.prior.drive), b.prediction.prior.precision.log())
+            for b in beliefs
+        ]
+        terms["latent"] = (follows * torch.stack(latent)).sum() / (follows.sum().clamp(min=1.0) * model.size)
+    if not bool(model.anchored.all()):
+        terms["scale"] = scale_penalty(z.flatten(0, 1)[:, ~model.anchored])
+    return terms
 
 
-def sequences(rollout: Rollout, length: int) -> dict[str, Tensor]:
-    """The rollout cut into sequences of `length` ticks: tensors (length, S, ...), with z_start (S, Z), steps (S,)."""
+def scale_penalty(latents: Tensor) -> Tensor:
+    """Squared log-variance and squared mean of latents (N, L), averaged; zero at zero mean and unit variance."""
+    return (latents.var(0).clamp(min=1e-6).log().square() + latents.mean(0).square()).mean()
+
+
+def _energy(error: Tensor, variance: Tensor) -> Tensor:
+    """-log N(error; 0, variance) up to a constant, elementwise."""
+    return 0.5 * (error.square() / variance + variance.log())
+
+
+def _average(energy: Tensor, weight: Tensor) -> Tensor:
+    """Mean of (T, S, D) over the ticks and sequences that weight (T, S) selects, and over channels."""
+    return (weight.unsqueeze(-1) * energy).sum() / (weight.sum().clamp(min=1.0) * energy.shape[-1])
+
+
+def _variances(covariance: Tensor) -> Tensor:
+    """Diagonal (B, Z) of (B, n, b, b)."""
+    return covariance.diagonal(dim1=-2, dim2=-1).flatten(-2)
+
+
+def _residual(agent: Agent, data: Sequences, beliefs: list[Belief]) -> tuple[Tensor, Tensor]:
+    """X minus its mean given the belief, and the variance of that, each (T, S, D)."""
+    noise = torch.stack([(-b.prediction.prior.log_precision_x).exp().expand(data.x.shape[1:]) for b in beliefs])
+    z = torch.stack([b.z for b in beliefs])
+    if not isinstance(agent.method, GaussNewton):
+        return data.x - agent.model.predict(z), noise
+    mean, jacobian = agent.model.predict_with_jacobian(z.flatten(0, 1))
+    covariance = torch.stack([b.state["P"] for b in beliefs]).flatten(0, 1)
+    return data.x - mean.view_as(data.x), blocks.spread(jacobian, covariance).view_as(data.x) + noise
+
+
+def _overshooting(agent: Agent, data: Sequences, beliefs: list[Belief], depth: int) -> Tensor:
+    """Mean energy of the predictions 2 to `depth` ticks on, without looking."""
+    ticks, carries = len(beliefs), isinstance(agent.method, GaussNewton)
+    starts = torch.arange(0, ticks - depth, _OVERSHOOT_STRIDE)
+    state = {n: torch.stack([beliefs[int(t)].state[n] for t in starts]).flatten(0, 1) for n in beliefs[0].state}
+    valid = torch.ones(len(starts), data.x.shape[1])
+    total, count = torch.zeros(()), torch.zeros(())
+    for d in range(1, depth + 1):
+        valid = valid * (1.0 - data.first[starts + d])
+        prediction = agent.method.predict(agent.model, state, data.previous_action[starts + d].flatten(0, 1))
+        blind = torch.zeros_like(data.x[starts + d].flatten(0, 1))
+        state = state | agent.method.carry(agent.model, prediction.mean, blind, prediction.prior)
+        if d == 1:
+            continue
+        variance = prediction.variance if carries else d * prediction.variance.detach()
+        energy = _energy(data.x[starts + d].flatten(0, 1) - prediction.x, variance).mean(-1)
+        total, count = total + (valid.flatten() * energy).sum(), count + valid.sum()
+    return total / count.clamp(min=1.0)
+
+
+def sequences(rollout: Rollout, length: int) -> Sequences:
+    """The rollout cut into sequences of `length` ticks."""
     pieces = len(rollout.first) // length
 
     def cut(values: Tensor) -> Tensor:
         shaped = values[: pieces * length].reshape(pieces, length, *values.shape[1:])
         return shaped.transpose(0, 1).flatten(1, 2)
 
-    starts = [rollout.z_start, *(rollout.z[i * length - 1] for i in range(1, pieces))]
-    return {
-        "x": cut(rollout.x),
-        "mask": cut(rollout.mask),
-        "previous_action": cut(rollout.previous_action),
-        "first": cut(rollout.first),
-        "z_start": torch.cat(starts),
-        "steps": rollout.steps.repeat(pieces),
-    }
+    return Sequences(
+        x=cut(rollout.x),
+        mask=cut(rollout.mask),
+        previous_action=cut(rollout.previous_action),
+        first=cut(rollout.first),
+        start={name: torch.cat([s[name] for s in rollout.starts[:pieces]]) for name in rollout.starts[0]},
+        steps=rollout.steps.repeat(pieces),
+    )
+
+
+def learning_groups(agent: Agent) -> list[dict[str, Any]]:
+    """Parameter groups of everything but the heads, each with its `speed` in multiples of the learning rate."""
+    named = [*agent.model.named_parameters(), *agent.method.named_parameters(), *agent.encoder.named_parameters()]
+
+    def scales(name: str) -> bool:
+        return name.endswith("raw") or name == "predictive_log_variance"
+
+    return [
+        {"params": [p for n, p in named if scales(n)], "speed": _SCALE_SPEED},
+        {"params": [p for n, p in named if not scales(n)], "speed": 1.0},
+    ]
 
 
 class WorldModel:
@@ -80,13 +188,8 @@ class WorldModel:
 
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         self.config, self.agent = config, agent
-        scales = [p for n, p in agent.model.named_parameters() if "log_precision" in n] + [agent.log_step_size]
-        weights = [p for n, p in agent.model.named_parameters() if "log_precision" not in n]
-        self.parameters = [*scales, *weights, *agent.encoder.parameters()]
-        groups = [
-            {"params": scales, "speed": _SCALE_SPEED},
-            {"params": [*weights, *agent.encoder.parameters()], "speed": 1.0},
-        ]
+        groups = learning_groups(agent)
+        self.parameters = [p for group in groups for p in group["params"]]
         self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate, eps=1e-5)
 
     def _minibatches(self, steps: Tensor) -> list[Tensor]:
@@ -102,11 +205,9 @@ class WorldModel:
         batch = sequences(rollout, c.sequence)
         total: dict[str, float] = {}
         for _ in range(c.model_epochs):
-            for index in self._minibatches(batch["steps"]):
-                terms = filter_loss(
-                    self.agent,
-                    **{k: v[index] if k in ("z_start", "steps") else v[:, index] for k, v in batch.items()},
-                )
+            for index in self._minibatches(batch.steps):
+                data = batch.take(index)
+                terms = filter_loss(self.agent, data, unroll(self.agent, data), c.overshoot)
                 self.optimizer.zero_grad()
                 sum(terms.values()).backward()  # type: ignore[union-attr]
                 nn.utils.clip_grad_norm_(self.parameters, 1.0)

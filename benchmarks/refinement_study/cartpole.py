@@ -65,7 +65,7 @@ OBSERVATIONS = (
         scale=(0.5,), low=(-50.0,), high=(50.0,), max_age_s=0.05, min_valid=1,
     ),
 )  # fmt: skip
-NOISE = np.array([0.01, 0.03, 0.05, 0.01, 0.05, 0.3, 0.3, 0.2, 0.0])
+NOISE = np.array([0.01, 0.03, 0.05, 0.02, 0.1, 0.5, 0.5, 0.2, 0.0])
 """Standard deviation (D,) of every channel, SI; the reference is exact."""
 ACTION = Action(
     kind="effort", mode="absolute", topic="command", joints=("cart",), unit="N", scale=(LIMIT_N,), offset=(0.0,),
@@ -186,8 +186,11 @@ class SensorCartPole:
     and reset alike are paired, whatever the agents do. Every reset call draws for all N, whichever it resets.
     """
 
-    def __init__(self, count: int, rng: np.random.Generator, payload: float | np.ndarray = 1.0) -> None:
-        self.count = count
+    def __init__(
+        self, count: int, rng: np.random.Generator, payload: float | np.ndarray = 1.0, copies: int = 1
+    ) -> None:
+        """With `copies`, the N = `count` environments are that many times the same ones, side by side."""
+        self.count, self._copies = count, copies
         self.payload = np.broadcast_to(np.asarray(payload, dtype=np.float64), (count,))
         """Factor (N,) on the cart's mass."""
         self._rng = rng
@@ -206,10 +209,11 @@ class SensorCartPole:
         """New episodes where `which` (N,) is true; everywhere by default."""
         where = np.ones(self.count, dtype=bool) if which is None else which
         low, high = np.transpose(_TARGET_HZ)
-        frequency = self._rng.uniform(low, high, (self.count, 2))
-        phase = self._rng.uniform(0.0, 2 * np.pi, (self.count, 2))
-        start = self._rng.uniform(-START_RANGE, START_RANGE, (self.count, 5))
-        push = PUSH_STD_N * self._rng.standard_normal(self.count)
+        own = self.count // self._copies
+        frequency = self._repeat(self._rng.uniform(low, high, (own, 2)))
+        phase = self._repeat(self._rng.uniform(0.0, 2 * np.pi, (own, 2)))
+        start = self._repeat(self._rng.uniform(-START_RANGE, START_RANGE, (own, 5)))
+        push = PUSH_STD_N * self._normal()
         noise = self._draw_noise()
         self._frequency[where], self._phase[where] = frequency[where], phase[where]
         self._tick[where] = 0
@@ -239,10 +243,10 @@ class SensorCartPole:
                 f"finite, expected ({self.count},) finite values: one per environment"
             )
         state = BODY.advance(self.state, LIMIT_N * np.clip(action, -1.0, 1.0), self.push, self.payload)
-        kicked = self._rng.random(self.count) < KICK_CHANCE
-        state[:, 3] += kicked * KICK_STD * self._rng.standard_normal(self.count)
+        kicked = self._repeat(self._rng.random(self.count // self._copies)) < KICK_CHANCE
+        state[:, 3] += kicked * KICK_STD * self._normal()
         self.state = np.where(self.failed[:, None], self.state, state)
-        fresh = np.sqrt(1 - PUSH_DECAY**2) * self._rng.standard_normal(self.count)
+        fresh = np.sqrt(1 - PUSH_DECAY**2) * self._normal()
         self.push = PUSH_DECAY * self.push + PUSH_STD_N * fresh
         self._noise = self._draw_noise()
         self._tick += 1
@@ -258,4 +262,11 @@ class SensorCartPole:
         return expert_action(self.state, self.reference)
 
     def _draw_noise(self) -> np.ndarray:
-        return NOISE * self._rng.standard_normal((self.count, LAYOUT.size))
+        return NOISE * self._normal(LAYOUT.size)
+
+    def _normal(self, *shape: int) -> np.ndarray:
+        """Standard normal numbers (N, *shape), the same in every copy."""
+        return self._repeat(self._rng.standard_normal((self.count // self._copies, *shape)))
+
+    def _repeat(self, drawn: np.ndarray) -> np.ndarray:
+        return np.tile(drawn, (self._copies, *[1] * (drawn.ndim - 1)))

@@ -47,7 +47,7 @@ class ReplayResult:
     ticks: int
     """Ticks that were run."""
     bit_exact: bool
-    """Command, status and free energy of every tick were the recorded ones, bit for bit; never in raw mode."""
+    """Command, status, reasons and free energy of every tick were the recorded ones, bit for bit; never in raw mode."""
     rmse: float | None
     """SI; None if the bag holds no commands to compare with."""
     max: float | None

@@ -123,6 +123,7 @@ class _Replayer:
             for name, same in (
                 ("status", command.status == tick.status),
                 ("command", np.array_equal(command.values, tick.command, equal_nan=True)),
+                ("reasons", np.array_equal(command.reasons, tick.reasons)),
                 ("free energy", np.array_equal(command.free_energy, tick.free_energy, equal_nan=True)),
                 ("state", not state_differs),
             )

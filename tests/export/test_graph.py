@@ -1,68 +1,195 @@
-"""The exported graph computes what torch computes, for any latent graph and any number of steps."""
+"""The exported graph computes what torch computes, for every method, and the gate notices when it does not."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
+from onnx import helper, numpy_helper
 
+from export.exporter import describe, refine_to_compare, write_bundle
+from export.gate import ParityError, check_parity
 from export.graph import IR_VERSION, OPSET, build_model
-from tests.training.test_model import GRAPHS
+from export.record import Recording
+from runtime.bundle import Bundle
+from runtime.contract import Contract, Node, State
 from training.agent.agent import Agent
-from training.agent.config import AgentConfig
+from training.agent.config import AgentConfig, InferenceConfig
+from training.checkpoint import build_agent
+from training.config import TrainConfig
 
-D, A = 6, 2
+CHAIN = (Node("top", 2), Node("middle", 2, ("top",)), Node("bottom", 4, ("middle",)))
+DIAMOND = (Node("top", 1), Node("left", 2, ("top",)), Node("right", 1, ("top",)), Node("join", 4, ("left", "right")))
+SINGLE = (Node("state", 6),)
+METHODS = {
+    "amortized": AgentConfig(SINGLE, "state", (0, 1), inference=InferenceConfig("amortized")),
+    "gradient": AgentConfig(CHAIN, "top", inference=InferenceConfig("gradient", "learned", max_steps=5)),
+    "diagonal": AgentConfig(DIAMOND, "top", inference=InferenceConfig("diagonal", "chebyshev", max_steps=5)),
+    "gauss_newton": AgentConfig(SINGLE, "state", (0, 1, 3), precision_by_state=True),
+    "blocks": AgentConfig(CHAIN, "middle", inference=InferenceConfig(schedule="constant", covariance_block=4)),
+}
+TICKS, EPISODE = 60, 15
+
+
+def random_agent(config: TrainConfig) -> Agent:
+    """An agent with random weights, whose sensor checks are strict enough to find something."""
+    torch.manual_seed(0)
+    agent = build_agent(config)
+    with torch.no_grad():
+        for parameter in agent.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        agent.sensors.spike.fill_(2.0)
+        agent.sensors.drift.fill_(3.0)
+        agent.sensors.repeats.fill_(2.0)
+    return agent.eval()
+
+
+@torch.no_grad()
+def torch_ticks(agent: Agent) -> Recording:
+    """Episodes of random walks with missing, late and frozen readings at K = 0 to 4, and the states on the way."""
+    rng = np.random.default_rng(0)
+    d, a = agent.observation_size, agent.action_size
+    rows = []
+    x = rng.standard_normal((1, d))
+    for tick in range(TICKS):
+        x = np.where(rng.random((1, d)) > 0.4, 0.95 * x + 0.2 * rng.standard_normal((1, d)), x)
+        mask = (rng.random((1, d)) > 0.2).astype(np.float32)
+        row = {
+            "observation": np.float32(x) * mask, "mask": mask, "fresh": np.float32(rng.random((1, d)) > 0.1),
+            "previous_action": np.float32(rng.uniform(-1, 1, (1, a))), "refine": rng.choice((0, 1, 4), 1),
+        }  # fmt: skip
+        if tick % EPISODE == 0:
+            state = agent.initial()
+        inputs = {name: torch.from_numpy(value) for name, value in row.items()}
+        seen, mask_now, fresh, action, steps = inputs.values()
+        belief = agent.infer(seen, mask_now, action, state, steps, fresh)
+        carried = {f"state.{n}": v.numpy() for n, v in state.items()}
+        rows.append(row | {"verdict": belief.start.verdict.numpy()} | carried)
+        state = belief.state
+    return Recording(np.arange(TICKS) % EPISODE, {name: np.concatenate([r[name] for r in rows]) for name in rows[0]})
 
 
 @functools.cache
-def make(graph: str) -> tuple[Agent, onnx.ModelProto]:
-    torch.manual_seed(0)
-    nodes = GRAPHS[graph]
-    agent = Agent(AgentConfig(nodes=nodes, acting_node=nodes[0].name, hidden=8), D, A)
-    with torch.no_grad():
-        for parameter in agent.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return agent, build_model(agent)
+def built(task: str, method: str) -> tuple[Agent, onnx.ModelProto, Contract, Recording, tuple[int, ...]]:
+    config = TrainConfig(task, agent=replace(METHODS[method], hidden=8))
+    agent = random_agent(config)
+    contract = describe(agent, config, 0)
+    return agent, build_model(agent), contract, torch_ticks(agent), refine_to_compare(config, contract)
 
 
-@pytest.mark.parametrize("graph", GRAPHS)
-def test_graph_equals_torch_on_many_inputs(graph: str) -> None:
-    agent, model = make(graph)
+@pytest.mark.parametrize("method", METHODS)
+def test_graph_equals_torch_in_every_method(method: str, tmp_path: Path) -> None:
+    agent, model, contract, ticks, refine = built("cartpole", method)
     assert (model.opset_import[0].version, model.ir_version) == (OPSET, IR_VERSION)
-    assert {node.domain for node in model.graph.node} == {""}, "operators of stock onnxruntime only"
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(0)
-    refined = []
-    for steps in (0, 1, 3, 16):
-        for _ in range(20):
-            mask = (rng.random((1, D)) > 0.3).astype(np.float32)
-            x = rng.standard_normal((1, D)).astype(np.float32) * mask
-            action = rng.standard_normal((1, A)).astype(np.float32)
-            z = rng.standard_normal((1, agent.model.size)).astype(np.float32)
-            got = session.run(
-                ["action", "free_energy", "innovation", "next.z"],
-                {
-                    "observation": x, "mask": mask, "previous_action": action, "refine": np.array([steps]),
-                    "state.z": z,
-                },
-            )  # fmt: skip
-            with torch.no_grad():
-                inputs = torch.from_numpy(x), torch.from_numpy(mask), torch.from_numpy(z), torch.from_numpy(action)
-                belief, start = agent.infer(*inputs, torch.tensor([steps]))
-                expected = (agent.act(belief.z), belief.free_energy, belief.innovation, belief.z)
-            for ours, theirs in zip(got, expected, strict=True):
-                np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-5)
-            refined.append((steps, float(np.abs(got[3] - start.z.numpy()).max())))
-    assert all(moved < 1e-5 for steps, moved in refined if steps == 0)
-    assert np.mean([moved > 1e-3 for steps, moved in refined if steps > 0]) > 0.9, "the loop really refines"
+    bundle = Bundle.load(write_bundle(tmp_path / "b.onnx", model, contract))
+    parity = check_parity(agent, bundle, ticks, refine)
+    assert parity.refine == ((0,) if method == "amortized" else (0, 1, 4))
+    assert (parity.observations, parity.sequence_ticks) == (TICKS, TICKS)
+    assert 0.1 < parity.masked_fraction < 0.3
+    assert 0 < parity.max_difference < 1e-4
+    assert set(ticks["verdict"].flat) == {0, 1, 2}, "the sensor checks are compared at work"
 
 
-def test_weights_are_stored_once() -> None:
-    agent, model = make("single")
-    stored = sum(int(np.prod(t.dims)) for t in model.graph.initializer)
-    parameters = sum(p.numel() for n, p in agent.named_parameters() if not n.startswith("critic"))
-    assert stored < 1.5 * parameters
+def test_weights_are_stored_once_and_once_for_the_steps() -> None:
+    _, model, *_ = built("cartpole", "gauss_newton")
+    for graph in (model.graph, body(model)):
+        stored = [(tuple(t.dims), t.data_type, numpy_helper.to_array(t).tobytes()) for t in graph.initializer]
+        assert len(set(stored)) == len(stored) > 0
+
+
+def body(model: onnx.ModelProto) -> onnx.GraphProto:
+    """The refinement step."""
+    graph: onnx.GraphProto = next(n for n in model.graph.node if n.op_type == "Loop").attribute[0].g
+    return graph
+
+
+def other_weight(model: onnx.ModelProto, by: float) -> None:
+    tensor = next(t for t in model.graph.initializer if t.name.endswith("free.inner_bias"))
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(by), tensor.name))
+
+
+def frozen_gradient(model: onnx.ModelProto) -> None:
+    """Every step goes along the gradient at the amortized answer."""
+    for node in body(model).node:
+        if "loop.next_z" not in node.output:
+            node.input[:] = ["start.z" if name == "loop.z" else name for name in node.input]
+
+
+def turned_state(model: onnx.ModelProto) -> None:
+    """The rows of the carried sensor belief in another order."""
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 0, 2, 3]), "order"))
+    for node in model.graph.node:
+        node.input[:] = ["turned" if name == "state.sensors" else name for name in node.input]
+    model.graph.node.insert(0, helper.make_node("Gather", ["state.sensors", "order"], ["turned"], axis=1))
+
+
+def forgotten_state(model: onnx.ModelProto) -> None:
+    """The covariance that was read is carried on."""
+    for node in model.graph.node:
+        node.output[:] = ["unused" if name == "next.P" else name for name in node.output]
+    model.graph.node.append(helper.make_node("Identity", ["state.P"], ["next.P"]))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "where"),
+    [
+        (lambda model: other_weight(model, 0.1), "K = 0, tick 0"),
+        (lambda model: other_weight(model, np.nan), "nan in .* K = 0, tick 0"),
+        (frozen_gradient, "K = 4"),
+        (turned_state, "(verdict|next.sensors) at K = 0"),
+        (forgotten_state, "next.P at K = 0"),
+    ],
+)
+def test_the_gate_catches_a_wrong_graph(spoil: Callable[[onnx.ModelProto], None], where: str, tmp_path: Path) -> None:
+    agent, model, contract, ticks, refine = built("cartpole", "gauss_newton")
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(model)
+    spoil(wrong)
+    bundle = Bundle.load(write_bundle(tmp_path / "b.onnx", wrong, contract))
+    with pytest.raises(ParityError, match=f"differs from torch by .*{where}"):
+        check_parity(agent, bundle, ticks, refine)
+
+
+def test_the_gate_catches_a_wrong_beginning(tmp_path: Path) -> None:
+    """Which no single tick can show."""
+    agent, model, contract, ticks, refine = built("cartpole", "gauss_newton")
+    states = tuple(
+        State(s.name, s.shape, tuple(2 * v for v in s.initial)) if s.name == "P" else s for s in contract.states
+    )
+    bundle = Bundle.load(write_bundle(tmp_path / "b.onnx", model, replace(contract, states=states)))
+    with pytest.raises(ParityError, match="at tick 0 of a sequence"):
+        check_parity(agent, bundle, ticks, refine)
+
+
+def test_the_contract_describes_every_method() -> None:
+    found = {}
+    for method, agent_config in METHODS.items():
+        config = TrainConfig("cartpole", agent=replace(agent_config, hidden=8))
+        agent = random_agent(config)
+        found[method] = describe(agent, config, 0)
+        if method == "gradient":
+            assert agent.method.steps is not None
+            learned = tuple(agent.method.steps.raw.exp().tolist())
+    refinements = {name: contract.refinement for name, contract in found.items()}
+    assert {n: (r.method, r.default_steps, r.max_steps, r.covariance_block) for n, r in refinements.items()} == {
+        "amortized": ("amortized", 0, 0, 0),
+        "gradient": ("gradient", 1, 5, 0),
+        "diagonal": ("diagonal", 1, 5, 0),
+        "gauss_newton": ("gauss_newton", 1, 8, 6),
+        "blocks": ("gauss_newton", 1, 8, 4),
+    }
+    assert {n: r.step_sizes for n, r in refinements.items() if r.step_sizes} == {"gradient": pytest.approx(learned)}
+    states = {name: {s.name: s.shape for s in contract.states} for name, contract in found.items()}
+    assert states["gradient"] == {"z": (1, 8), "sensors": (1, 4, 4)}
+    assert states["gauss_newton"] == {"z": (1, 6), "P": (1, 1, 6, 6), "sensors": (1, 4, 4)}
+    assert states["blocks"] == {"z": (1, 8), "P": (1, 2, 4, 4), "sensors": (1, 4, 4)}
+    initial = {s.name: s.initial for s in found["blocks"].states}
+    assert initial["z"] == (0.0,) * 8
+    assert initial["P"] == tuple(np.tile(np.eye(4), (2, 1, 1)).flatten())
+    assert initial["sensors"] == (1e6,) * 4 + (0.0,) * 12

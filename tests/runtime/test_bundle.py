@@ -56,6 +56,16 @@ def test_contract_error_names_the_file(kuka_path: Path, tmp_path: Path) -> None:
         Bundle.load(write(tmp_path / "odd.onnx", model.SerializeToString()))
 
 
+def test_a_bundle_of_version_1_is_refused(kuka_path: Path, tmp_path: Path) -> None:
+    model = onnx.load(kuka_path)
+    entry = next(p for p in model.metadata_props if p.key == METADATA_KEY)
+    entry.value = entry.value.replace('"version":2', '"version":1')
+    with pytest.raises(
+        ContractError, match=r"old\.onnx: contract version 1 is not supported; .* export the agent again"
+    ):
+        Bundle.load(write(tmp_path / "old.onnx", model.SerializeToString()))
+
+
 @same_files
 @given(data=st.binary(max_size=300))
 def test_any_bytes_give_a_bundle_error(data: bytes, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runtime.bundle import Bundle
 from runtime.controller import Controller, Status
 from runtime.errors import ContractError
-from runtime.sample import Sample
+from runtime.sample import NEVER, Sample
 from runtime.sensing import Reason
 from tests.tiny_bundle import tiny_contract, write_tiny_bundle
 
@@ -116,6 +116,102 @@ def test_a_network_that_answers_nan_is_held_within_limits(task: str, tmp_path: P
         assert command.free_energy == 0.0
 
 
+@pytest.mark.parametrize("name", ["action", "free_energy", "innovation", "verdict", "state.z", "state.arrivals"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_whatever_is_not_finite_does_not_live_on(name: str, value: float, kuka: Bundle) -> None:
+    controller = Controller(kuka)
+    first = controller.tick(full_sample(kuka), 0)
+    inference = controller.inference
+    run, broken = inference.run, True
+
+    def breaking() -> None:
+        run()
+        if broken:
+            kind, _, state = name.partition(".")
+            array = inference.state[state] if state else getattr(inference, kind)
+            array[...] = value
+
+    inference.run = breaking  # type: ignore[method-assign]
+    held = controller.tick(full_sample(kuka, PERIOD), PERIOD)
+    assert (held.status, held.cause) == (Status.HOLDING, "the agent's output was not finite; its belief was reset")
+    np.testing.assert_array_equal(held.values, first.values)
+    assert not held.reasons.any()
+    assert not held.innovation.any()
+    broken = False
+    again = controller.tick(full_sample(kuka, PERIOD), PERIOD)
+    assert again.status is Status.ACTIVE
+    assert inference.state["z"] == np.float32(0.1), "one tick after the initial value"
+    assert inference.state["arrivals"] == 20, "every reading is new to the new belief"
+
+
+def test_fresh_is_what_arrived_since_the_belief_looked(kuka: Bundle) -> None:
+    controller = Controller(kuka)
+    inference, layout = controller.inference, controller.layout
+    sample = full_sample(kuka)
+    sample.stamp_ns[18] = NEVER
+    sample.values[2] = np.nan
+    assert controller.tick(sample, 0).status is Status.WAITING
+    sample.values[2] = 0.0  # the stamps are as before, but the belief has seen none of these readings
+    for now_ns, target_ns, expected in (
+        (PERIOD, 0, [*range(18), 19]),
+        (2 * PERIOD, 0, []),
+        (3 * PERIOD, 3 * PERIOD, [17, 18, 19]),
+        (4 * PERIOD, 2 * PERIOD, [17, 18, 19]),
+    ):
+        if target_ns:
+            sample.stamp_ns[layout.slices["target"]] = target_ns
+        controller.tick(sample, now_ns)
+        assert inference.fresh.dtype == np.float32
+        assert np.flatnonzero(inference.fresh == 1).tolist() == expected
+        assert ((inference.fresh == 0) | (inference.fresh == 1)).all()
+    assert inference.state["arrivals"] == 19 + 0 + 3 + 3
+    controller.reset()
+    controller.tick(sample, 4 * PERIOD)
+    assert inference.fresh.all()
+
+
+def test_what_the_graph_does_not_believe(tmp_path: Path) -> None:
+    verdicts = {"joint_position.lbr_iiwa_joint_3": 2, "end_effector.x": 1, "end_effector.y": 1}
+    bundle = Bundle.load(write_tiny_bundle(tmp_path / "b.onnx", "kuka_reach", verdicts=verdicts))
+    sample = full_sample(bundle)
+    sample.values[15] = np.nan
+    command = Controller(bundle).tick(sample, 0)
+    assert command.status is Status.ACTIVE
+    assert {int(i): int(command.reasons[i]) for i in np.flatnonzero(command.reasons)} == {
+        2: Reason.GATED,
+        14: Reason.FROZEN,
+        15: Reason.NON_FINITE,
+    }
+
+
+@pytest.mark.parametrize(("verdict", "word"), [(1.0, "frozen"), (2.0, "gated")])
+def test_a_required_sensor_that_the_graph_does_not_believe_is_lost(verdict: float, word: str, kuka: Bundle) -> None:
+    controller = Controller(kuka)
+    inference = controller.inference
+    run, judged = inference.run, np.zeros(20, np.float32)
+
+    def judging() -> None:
+        run()
+        inference.verdict[0] = judged
+
+    inference.run = judging  # type: ignore[method-assign]
+    statuses = []
+    for tick in range(40):
+        judged[18] = verdict if 10 <= tick < 38 else 0.0
+        command = controller.tick(full_sample(kuka, tick * PERIOD), tick * PERIOD)
+        statuses.append(command.status)
+        if command.status is Status.HOLDING:
+            assert command.cause == f"lost target (y {word}; needs 3 of 3)"
+    # Last believed at tick 9, and the target may be 250 ms old.
+    assert statuses == [Status.ACTIVE] * 35 + [Status.HOLDING] * 3 + [Status.ACTIVE] * 2
+
+
+def test_a_required_sensor_that_was_never_believed_is_lost_at_once(tmp_path: Path) -> None:
+    bundle = Bundle.load(write_tiny_bundle(tmp_path / "b.onnx", "kuka_reach", verdicts={"target.x": 1}))
+    command = Controller(bundle).tick(full_sample(bundle), 0)
+    assert (command.status, command.cause) == (Status.HOLDING, "lost target (x frozen; needs 3 of 3)")
+
+
 readings = st.floats(-1e300, 1e300) | st.sampled_from([np.nan, np.inf, -np.inf, 1e300, -1e300])
 numbers = st.floats(width=32) | st.floats(-2, 2, width=32)
 
@@ -165,15 +261,18 @@ def test_no_sample_raises(values: list[float], now_ns: int, kuka: Bundle) -> Non
 
 
 def noisy_run(controller: Controller, ticks: range) -> list[bytes]:
-    """Commands, F and innovations of ticks whose readings depend on nothing but the tick's number."""
+    """Commands, answers and arrivals of ticks whose readings depend on nothing but the tick's number."""
     layout, out = controller.layout, []
     for tick in ticks:
         rng = np.random.default_rng(tick)
         sample = Sample(controller.contract)
         sample.put_flat(layout.mean + 0.3 * layout.scale * rng.standard_normal(layout.size), tick * PERIOD)
         sample.values[rng.random(layout.size) < 0.05 * (tick > 0)] = np.nan
+        sample.stamp_ns[rng.random(layout.size) < 0.5] -= PERIOD
         command = controller.tick(sample, tick * PERIOD)
-        out.append(command.values.tobytes() + np.float64(command.free_energy).tobytes() + command.innovation.tobytes())
+        arrivals = controller.inference.state["arrivals"]
+        answers = (command.values, command.reasons, np.float64(command.free_energy), command.innovation, arrivals)
+        out.append(b"".join(a.tobytes() for a in answers))
     return out
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from runtime.sample import NEVER, Sample
-from runtime.sensing import Reason, Watch, mask_reasons, normalise
+from runtime.sensing import Reason, Watch, mask_reasons, normalise, verdict_reasons
 from tests.tiny_bundle import tiny_contract
 
 CONTRACT = tiny_contract("kuka_reach")
@@ -46,6 +46,12 @@ def test_each_observation_has_its_own_age() -> None:
     stamps = np.full(LAYOUT.size, NOW - 100 * MS, dtype=np.int64)
     reasons = mask_reasons(LAYOUT.mean, stamps, NOW, LAYOUT)
     assert reasons.tolist() == [Reason.STALE] * 17 + [0] * 3
+
+
+def test_verdicts_are_reasons() -> None:
+    reasons = verdict_reasons(np.array([0, 1, 2, np.nan, 3, 1], np.float32))
+    assert reasons.dtype == np.uint8
+    assert reasons.tolist() == [0, Reason.FROZEN, Reason.GATED, 0, 0, Reason.FROZEN]
 
 
 def test_normalise_zeroes_what_is_not_believed() -> None:
@@ -100,6 +106,8 @@ def test_a_silent_topic_is_lost_when_its_last_message_is_too_old() -> None:
 
 def test_reasons_in_words() -> None:
     assert Reason(Reason.STALE | Reason.NON_FINITE).text == "stale, non-finite"
+    assert Reason(Reason.FROZEN).text == "frozen"
+    assert Reason(Reason.GATED | Reason.OUT_OF_RANGE).text == "out-of-range, gated"
 
 
 def test_sample_by_name() -> None:

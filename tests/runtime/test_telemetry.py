@@ -25,7 +25,7 @@ ages = st.none() | st.integers(-(10**9), 2**52)
     command=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=JOINTS, max_size=JOINTS),
     free_energy=st.floats(width=32),
     innovation=st.lists(st.floats(width=32), min_size=SIZE, max_size=SIZE),
-    reasons=st.lists(st.integers(0, 15), min_size=SIZE, max_size=SIZE),
+    reasons=st.lists(st.integers(0, 63), min_size=SIZE, max_size=SIZE),
     status=st.sampled_from(Status),
     late=st.booleans(),
     tick=st.integers(0, 2**40),
@@ -87,9 +87,10 @@ def test_labels_name_what_is_there() -> None:
 def test_state_round_trip(kuka: Bundle) -> None:
     controller = Controller(kuka)
     sample = Sample(kuka.contract)
-    sample.put_flat(kuka.contract.layout.mean, 0)
+    sample.put_flat(kuka.contract.layout.mean, EPOCH)
+    sample.stamp_ns += np.arange(SIZE)  # neighbours that float64 would not tell apart
     for _ in range(3):
-        controller.tick(sample, 0)
+        controller.tick(sample, EPOCH)
     state = controller.state()
     activation, tick, got = unpack_state(Controller(kuka).state(), pack_state(state, 4, 200))
     assert (activation, tick) == (4, 200)
@@ -97,6 +98,11 @@ def test_state_round_trip(kuka: Bundle) -> None:
     for name, value in state.items():
         np.testing.assert_array_equal(got[name], value)
         assert got[name].shape == value.shape
+    other = Controller(kuka)
+    other.restore(got)
+    sample.stamp_ns[4] += 1
+    other.tick(sample, EPOCH)
+    assert np.flatnonzero(other.inference.fresh).tolist() == [4], "every other reading was seen before"
 
 
 def test_vectors_of_another_bundle_are_refused(kuka: Bundle) -> None:

@@ -17,8 +17,9 @@ from training.config import TrainConfig, preset
 from training.trainer import Status, Trainer, resume, train
 
 SMALL = replace(
-    preset("cartpole"), steps=512, num_envs=4, horizon=32, sequence=16, model_only_steps=200, checkpoint_every=2
-)
+    preset("cartpole"), steps=512, num_envs=4, horizon=32, sequence=16, model_only_steps=200, checkpoint_every=2,
+    overshoot=4, model_epochs=1,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_a_run_reports_logs_and_saves(finished: tuple[Path, list[Status]]) -> No
     events = EventAccumulator(str(run))
     events.Reload()
     tags = set(events.Tags()["scalars"])
-    assert {"model/reconstruction", "train/policy_loss", "rollout/ep_rew_mean", "time/fps"} <= tags
+    assert {"model/prediction", "model/overshooting", "train/policy_loss", "rollout/ep_rew_mean", "time/fps"} <= tags
     assert all(torch.isfinite(p).all() for p in agent.parameters())
 
 
@@ -85,14 +86,22 @@ def test_divergence_names_the_term_and_keeps_the_checkpoint(tmp_path: Path) -> N
 def test_a_policy_that_is_not_finite_stops_before_it_acts(tmp_path: Path) -> None:
     trainer = Trainer(SMALL, tmp_path, resume=False)
     with torch.no_grad():
-        trainer.agent.model.observation.outer_bias.fill_(math.nan)
+        for name, parameter in trainer.agent.model.dynamics.named_parameters():
+            if name.endswith("outer_bias"):
+                parameter.fill_(math.nan)
     with pytest.raises(GanglionError, match="action is not finite"):
         trainer.fit()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"task": "flying"}, "no task 'flying'"), ({"algorithm": "magic"}, "magic"), ({"sequence": 7}, "multiple of")],
+    [
+        ({"task": "flying"}, "no task 'flying'"),
+        ({"algorithm": "magic"}, "magic"),
+        ({"sequence": 7}, "multiple of"),
+        ({"overshoot": 16}, "overshoot 16 must be below sequence 16"),
+        ({"refine": (0, 9)}, "between 0 and the agent's max_steps 8"),
+    ],
 )
 def test_bad_settings(tmp_path: Path, change: dict[str, object], message: str) -> None:
     with pytest.raises(GanglionError, match=message):

@@ -1,18 +1,24 @@
-"""The agent as one torch module: encoder, generative model, K-step refinement, policy and value heads."""
+"""The agent as one torch module: generative model, sensor belief, encoder, refinement, policy and value heads."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from training.agent.config import AgentConfig
-from training.agent.model import GenerativeModel
+from training.agent.inference import Prediction, make_method
+from training.agent.model import GenerativeModel, Prior
 from training.agent.networks import SkipMLP, mlp
+from training.agent.sensors import SensorBelief
 
 _GUARD = (1.0, 0.5, 0.25, 0.0)  # multiples of the refinement's displacement; the one of least F is kept
+_FARTHEST = 1e3  # normalised units; steps that diverge must not overflow F, which the guard compares
+
+State = dict[str, Tensor]
+"""What is carried from tick to tick, by the names of the contract's states: z (B, Z), sensors (B, 4, D), and
+P (B, n, b, b) where the method carries a covariance."""
 
 
 @dataclass
@@ -21,26 +27,36 @@ class Start:
 
     z: Tensor
     """Amortized answer (B, Z)."""
-    drive: Tensor
-    """Temporal part of the prior mean (B, Z)."""
-    prediction: Tensor
-    """Predicted observation at the prior mean (B, D)."""
+    prior: Prior
     precision_x: Tensor
-    """Precision of each channel, zero where masked (B, D)."""
+    """Precision of each channel, zero where it is not believed (B, D)."""
     gain: Tensor
-    """Step size over curvature, per latent (B, Z)."""
+    """Multiplies the gradient in every step, (B, Z) or (1,)."""
+    mask: Tensor
+    """(B, D), one where the channel is believed after the checks."""
+    innovation: Tensor
+    """(x - prediction) in predicted standard deviations (B, D); zero where there is no reading."""
+    verdict: Tensor
+    """(B, D), see `training.agent.sensors`."""
+    sensors: Tensor
+    """Sensor belief to carry on (B, 4, D)."""
 
 
 @dataclass
 class Belief:
     """What a tick inferred."""
 
-    z: Tensor
-    """(B, Z)."""
+    state: State
+    """Carried to the next tick."""
     free_energy: Tensor
     """F (B,), nats."""
-    innovation: Tensor
-    """(x - prediction) in predicted standard deviations (B, D); zero where masked."""
+    prediction: Prediction
+    start: Start
+
+    @property
+    def z(self) -> Tensor:
+        """(B, Z)."""
+        return self.state["z"]
 
 
 class Agent(nn.Module):
@@ -50,53 +66,91 @@ class Agent(nn.Module):
         super().__init__()
         self.config = config
         self.observation_size, self.action_size = observation_size, action_size
-        self.model = GenerativeModel(config.nodes, observation_size, action_size, config.hidden)
+        self.model = GenerativeModel(
+            config.nodes, observation_size, action_size, config.hidden, config.tied, config.precision_by_state
+        )
+        self.method = make_method(self.model, config.inference)
+        self.sensors = SensorBelief(observation_size)
         size = self.model.size
         self.encoder = SkipMLP(3 * observation_size + size, config.hidden, size)
-        with torch.no_grad():  # half of each innovation corrects the latent that explains it
-            self.encoder.linear.weight[:, -observation_size:] = 0.5 * self.model.anchors
-        self.log_step_size = nn.Parameter(torch.full((size,), math.log(0.5)))
-        acting = next(n.size for n in config.nodes if n.name == config.acting_node)
-        self.policy = mlp(acting, config.hidden, action_size, last_gain=0.01)
+        with torch.no_grad():  # half of each innovation corrects the latent that is tied to the channel
+            ties = self.model.observed_rows[: len(config.tied)].mT
+            self.encoder.linear.weight[:, [2 * observation_size + size + c for c in config.tied]] = 0.5 * ties
+        acting = self.model.slices[config.acting_node]
+        self._predicts = config.acting_node in self.model.observed
+        features = acting.stop - acting.start + self._predicts * (observation_size - len(config.tied))
+        self.policy = mlp(features, config.hidden, action_size, last_gain=0.01)
         self.critic = mlp(size + observation_size, config.hidden, 1)
         self.log_std = nn.Parameter(torch.full((action_size,), -0.5))
 
-    def start(self, x: Tensor, mask: Tensor, z_previous: Tensor, action: Tensor) -> Start:
-        """Predict, then amortize: z0 = prior mean + encoder(m x, m, prior mean, m (x - predicted x))."""
-        drive = self.model.drive(z_previous, action)
-        prior = self.model.prior_mean(drive)
-        prediction = self.model.predict(prior)
-        features = torch.cat((mask * x, mask, prior, mask * (x - prediction)), -1)
-        precision_x = self.model.observation_precision(mask)
-        gain = self.log_step_size.exp() / self.model.curvature(precision_x)
-        return Start(prior + self.encoder(features), drive, prediction, precision_x, gain)
+    def initial(self, batch: int = 1) -> State:
+        """Carried state before the first tick."""
+        one = self.method.initial(self.model) | {"sensors": self.sensors.initial()}
+        return {name: value.to(self.log_std).repeat(batch, *[1] * (value.dim() - 1)) for name, value in one.items()}
 
-    def refine(self, z: Tensor, x: Tensor, precision_x: Tensor, drive: Tensor, gain: Tensor) -> Tensor:
-        """One step z - eta D^-1 dF/dz, with the diagonal curvature D and a learned eta > 0 per latent."""
-        return z - gain * self.model.free_energy_gradient(z, x, precision_x, drive)
+    def restarted(self, state: State, first: Tensor) -> State:
+        """`state` with the rows where first (B,) is one put back to before the first tick."""
+        fresh = self.initial()
+        return {n: torch.where(first.reshape(-1, *[1] * (v.dim() - 1)) > 0, fresh[n], v) for n, v in state.items()}
 
-    def finish(self, start: Start, z: Tensor, x: Tensor, mask: Tensor) -> Belief:
-        """Guard the refined z so that F is not above its value at the amortized answer, and report."""
-        multiples = torch.tensor(_GUARD, dtype=z.dtype, device=z.device).reshape(-1, 1, 1)
+    def start(
+        self, x: Tensor, mask: Tensor, action: Tensor, state: State, fresh: Tensor | None = None
+    ) -> tuple[Start, Prediction]:
+        """Predict, check the sensors, amortize: z0 = prior mean + encoder(m x, m, prior mean, m (x - predicted x)).
+
+        `fresh` (B, D) is one where a reading is new. Without it the sensors are not checked, as in training.
+        """
+        prediction = self.method.predict(self.model, state, action)
+        surprise = mask * (x - prediction.x)
+        innovation = surprise / prediction.variance.sqrt()
+        verdict, sensors = torch.zeros_like(x), state["sensors"]
+        if fresh is not None:
+            mask, verdict, sensors = self.sensors.check(x, mask, fresh, innovation, sensors)
+        features = torch.cat((mask * x, mask, prediction.mean, mask * surprise), -1)
+        precision_x = mask * prediction.prior.log_precision_x.exp()
+        gain = self.method.gain(self.model, prediction, precision_x)
+        z = prediction.mean + self.encoder(features)
+        return Start(z, prediction.prior, precision_x, gain, mask, innovation, verdict, sensors), prediction
+
+    def refine(self, z: Tensor, x: Tensor, start: Start, k: Tensor, steps: Tensor) -> Tensor:
+        """Step k () of `steps` (B,) in all, from z (B, Z)."""
+        scale = start.gain if self.method.steps is None else start.gain * self.method.steps(k, steps)
+        stepped = self.method.step(self.model, z, x, start.precision_x, start.prior, scale)
+        return stepped.clamp(-_FARTHEST, _FARTHEST)
+
+    def finish(self, start: Start, z: Tensor, x: Tensor) -> tuple[State, Tensor]:
+        """Guard the refined z so that F is not above its value at the amortized answer; the state to carry, and F."""
+        rows = len(z)
+        multiples = torch.tensor(_GUARD, dtype=z.dtype, device=z.device).unsqueeze(-1)
+        if rows > 1:  # the candidates of a single row take the axis of the batch, so that all of them stay matrices
+            multiples = multiples.unsqueeze(-1)
         candidates = start.z + multiples * (z - start.z)
-        energies = self.model.free_energy(candidates, x, mask, start.drive)
-        best = energies.argmin(0, keepdim=True)
-        guarded = candidates.gather(0, best.unsqueeze(-1).expand(1, *z.shape)).squeeze(0)
-        free_energy = energies.gather(0, best).squeeze(0)
-        deviation = (0.5 * self.model.predictive_log_precision()).exp()
-        return Belief(guarded, free_energy, mask * (x - start.prediction) * deviation)
+        energies = self.model.free_energy(candidates, x, start.mask, start.prior)
+        best = energies.argmin(0, keepdim=True).flatten()
+        if rows > 1:
+            best = best * rows + torch.arange(rows, device=z.device)
+        guarded = candidates.reshape(-1, z.shape[-1]).index_select(0, best)
+        carried = self.method.carry(self.model, guarded, start.precision_x, start.prior)
+        return carried | {"sensors": start.sensors}, energies.amin(0, keepdim=True).flatten()
 
-    def infer(self, x: Tensor, mask: Tensor, z_previous: Tensor, action: Tensor, steps: Tensor) -> tuple[Belief, Start]:
+    def infer(
+        self, x: Tensor, mask: Tensor, action: Tensor, state: State, steps: Tensor, fresh: Tensor | None = None
+    ) -> Belief:
         """One tick's belief with `steps` (B,) refinement steps, each row its own number."""
-        start = self.start(x, mask, z_previous, action)
+        start, prediction = self.start(x, mask, action, state, fresh)
         z = start.z
         for k in range(int(steps.max())):
-            z = torch.where((steps > k).unsqueeze(-1), self.refine(z, x, start.precision_x, start.drive, start.gain), z)
-        return self.finish(start, z, x, mask), start
+            refined = self.refine(z, x, start, torch.tensor(k), steps)
+            z = torch.where((steps > k).unsqueeze(-1), refined, z)
+        carried, free_energy = self.finish(start, z, x)
+        return Belief(carried, free_energy, prediction, start)
 
     def act(self, z: Tensor) -> Tensor:
-        """Mean of the normalised action (B, A)."""
-        mean: Tensor = self.policy(z[..., self.model.slices[self.config.acting_node]])
+        """Mean of the normalised action (B, A), from the acting node and the channels that it explains."""
+        features = z[..., self.model.slices[self.config.acting_node]]
+        if self._predicts:
+            features = torch.cat((features, self.model.explain(z)), -1)
+        mean: Tensor = self.policy(features)
         return mean
 
     def value(self, z: Tensor, x: Tensor) -> Tensor:

@@ -5,19 +5,51 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runtime.contract import Node
+from runtime.errors import GanglionError
+
+METHODS = ("amortized", "gradient", "diagonal", "gauss_newton")
+SCHEDULES = ("constant", "chebyshev", "learned")
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How the belief of a tick is found."""
+
+    method: str = "gauss_newton"
+    """amortized: the encoder alone. gradient: plain steps. diagonal: steps divided by the diagonal curvature.
+    gauss_newton: steps divided by the whole curvature, with the posterior covariance carried from tick to tick."""
+    schedule: str = "learned"
+    """Step sizes of the methods gradient and diagonal, and of gauss_newton in blocks: constant, chebyshev, learned."""
+    covariance_block: int = 0
+    """Size of the diagonal blocks in which gauss_newton keeps the covariance; divides the number of latents, 0 is all
+    of them. A tick costs about Z^2 times this."""
+    default_steps: int = 1
+    """Refinement steps that a deployment uses unless told otherwise."""
+    max_steps: int = 8
+    """Largest number of refinement steps."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise GanglionError(f"there is no inference method '{self.method}'; expected one of {', '.join(METHODS)}")
+        if self.schedule not in SCHEDULES:
+            raise GanglionError(f"there is no schedule '{self.schedule}'; expected one of {', '.join(SCHEDULES)}")
+        if not 0 <= self.default_steps <= self.max_steps:
+            raise GanglionError(f"default_steps is {self.default_steps}, expected 0 to max_steps = {self.max_steps}")
 
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """Sizes of the agent."""
+    """Sizes of the agent and its way of inference."""
 
     nodes: tuple[Node, ...] = (Node("state", 32),)
     """Latent graph, parents before children; nodes without children predict the observation."""
     acting_node: str = "state"
     """The node that the policy reads."""
+    tied: tuple[int, ...] = ()
+    """Channel to which each leading latent of the observed nodes is tied, so that it has that channel's unit."""
     hidden: int = 64
     """Width of every hidden layer."""
-    default_steps: int = 4
-    """Refinement steps that a deployment uses unless told otherwise."""
-    max_steps: int = 16
-    """Largest number of refinement steps."""
+    precision_by_state: bool = False
+    """Let the precisions depend on the last latent and action (temporal prior) and on the prior mean (channels)."""
+    inference: InferenceConfig = InferenceConfig()
+    """Method of inference."""

@@ -1,54 +1,79 @@
-"""The generative model on a latent graph, its free energy and the local gradient of it.
+"""The generative model on a latent graph, its free energy and the derivatives that the inference uses.
 
-    F(z) = 1/2 sum_n eps_n' Lambda_n eps_n - 1/2 sum_n log|Lambda_n| + constant,   eps_n = z_n - mu_n(parents, past)
-    observation term: 1/2 sum_i m_i (lambda_i eps_i^2 - log lambda_i)
-    dF/dz_n = Lambda_n eps_n - sum over children m of (d mu_m / d z_n)' Lambda_m eps_m
+    F(z) = 1/2 e' Pi e - 1/2 log|Pi| + constant + 1/2 sum_i m_i (lambda_i eps_i^2 - log lambda_i + log 2 pi)
+    e_n = z_n - mu_n(parents) - drive_n(z_n of the last tick, last action),   eps = x - mu_0(observed nodes)
+    dF/dz = E' Pi e - J' (m lambda eps),   E = de/dz (unit lower triangular along the graph),   J = d mu_0 / dz
 
-The latents of all nodes lie side by side in one tensor z (B, Z), in the order of the graph.
+With diagonal Pi these are the local prediction errors of predictive coding: every node's own error, less what its
+children send back. The latents of all nodes lie side by side in one tensor z (B, Z), in the order of the graph.
 """
 
 from __future__ import annotations
 
-import functools
 import math
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from runtime.contract import Node
-from training.agent.networks import Conditional, SkipMLP
+from training.agent import blocks
+from training.agent.networks import Conditional, ObservationModel
 
 _LOG_2PI = math.log(2 * math.pi)
-_LARGEST_LOG_PRECISION = 2 * math.log(100.0)  # no channel is believed to better than 1 % of its scale
-_LARGEST_LATENT = 20.0  # normalised units; keeps open-loop prediction finite however long the sensors are gone
-_LEAK = 0.9  # per tick, of latents that no channel anchors; keeps their memory finite
+_LEAST_STD_X = 0.01  # no channel is believed to better than 1 % of its scale
+_LEAST_STD_Z = 0.003  # per tick; keeps the inverse of the covariance sound in float32
+LARGEST_LATENT = 20.0  # normalised units; keeps open-loop prediction finite however long the sensors are gone
+_LEAK = 0.9  # per tick, of latents that no channel is tied to; keeps their memory finite
+_TRUSTED, _UNTRUSTED = 5.0, 0.0  # log-precisions to start from; what is yet to be learned must not pull at the belief
+STATE_RANGE = 2.0  # a log-precision that depends on the state moves by at most this
 
 
 def gaussian_energy(error: Tensor, log_precision: Tensor, mask: Tensor | None = None) -> Tensor:
     """-log N(error; 0, exp(-log_precision)) summed over the last axis; `mask` (0 or 1) leaves out channels."""
-    constant = 0.5 * (_LOG_2PI - log_precision)
-    weight = 0.5 * log_precision.exp()
-    if mask is None:
-        return (weight * (error * error)).sum(-1) + constant.sum()
-    return ((mask * weight) * (error * error)).sum(-1) + (mask * constant).sum(-1)
-
-
-def _side_by_side(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+    weight, constant = log_precision.exp(), _LOG_2PI - log_precision
+    if mask is not None:
+        weight, constant = mask * weight, mask * constant
+    return 0.5 * ((weight * (error * error)).sum(-1) + constant.sum(-1))
 
 
 class LogPrecision(nn.Module):
-    """Learned diagonal log-precisions (size,), bounded above so that no channel is believed without limit."""
+    """Learned diagonal log-precisions (size,), bounded above; with `context` inputs they also depend on a state."""
 
-    def __init__(self, size: int, initial: float) -> None:
+    def __init__(self, size: int, initial: float | Tensor, least_std: float, context: int = 0) -> None:
+        """`initial` () or (size,): log-precisions to start from."""
         super().__init__()
-        start = math.log(math.expm1(_LARGEST_LOG_PRECISION - initial))
-        self.raw = nn.Parameter(torch.full((size,), start))
+        self.largest = -2 * math.log(least_std)
+        self.raw = nn.Parameter((self.largest - initial - torch.zeros(size)).expm1().log())
+        self.by_state = nn.Linear(context, size, bias=False) if context else None
+        if self.by_state is not None:
+            nn.init.zeros_(self.by_state.weight)
 
-    def forward(self) -> Tensor:
-        """Log-precisions (size,)."""
-        return _LARGEST_LOG_PRECISION - nn.functional.softplus(self.raw)
+    def forward(self, context: Tensor | None = None) -> Tensor:
+        """Log-precisions (size,), or (B, size) for a context (B, inputs)."""
+        raw: Tensor = self.raw
+        if self.by_state is not None and context is not None:
+            raw = raw + STATE_RANGE * torch.tanh(self.by_state(context))
+        return self.largest - nn.functional.softplus(raw)
+
+
+@dataclass
+class Prior:
+    """p(z_t | past) in terms of the error e, and the precisions of this tick's channels."""
+
+    drive: Tensor
+    """Temporal part of every node's mean (B, Z)."""
+    precision: Tensor
+    """Pi: (B, Z) or (Z,) if diagonal, else (B, n, b, b)."""
+    log_det: Tensor
+    """log|Pi| (B,) or ()."""
+    log_precision_x: Tensor
+    """log lambda of every channel, (D,) or (B, D)."""
+
+    def weigh(self, error: Tensor) -> Tensor:
+        """Pi e, (..., B, Z)."""
+        return self.precision * error if self.precision.dim() < 3 else blocks.times(self.precision, error)
 
 
 class GenerativeModel(nn.Module):
@@ -56,10 +81,21 @@ class GenerativeModel(nn.Module):
 
     retention: Tensor
     """(Z,), what is left of each latent after one tick if nothing else is known."""
+    observed_rows: Tensor
+    """(U, Z), selects the latents of the observed nodes."""
 
-    def __init__(self, nodes: tuple[Node, ...], observation_size: int, action_size: int, hidden: int) -> None:
+    def __init__(
+        self,
+        nodes: tuple[Node, ...],
+        observation_size: int,
+        action_size: int,
+        hidden: int,
+        tied: tuple[int, ...] = (),
+        precision_by_state: bool = False,
+    ) -> None:
+        """`tied`: the channel to which each leading latent of the observed nodes is tied."""
         super().__init__()
-        self.nodes = nodes
+        self.nodes, self.action_size = nodes, action_size
         self.slices: dict[str, slice] = {}
         start = 0
         for node in nodes:
@@ -70,40 +106,77 @@ class GenerativeModel(nn.Module):
         with_children = {p for n in nodes for p in n.parents}
         self.observed = tuple(n.name for n in nodes if n.name not in with_children)
         """Nodes that predict the observation."""
-        self.dynamics = nn.ModuleDict({n.name: SkipMLP(n.size + action_size, hidden, n.size) for n in nodes})
+        self.dynamics = nn.ModuleDict(
+            {n.name: Conditional(n.size + action_size, hidden, n.size, skip_gain=0.0) for n in nodes}
+        )
         self.conditionals = nn.ModuleDict(
             {n.name: Conditional(sum(sizes[p] for p in n.parents), hidden, n.size) for n in nodes if n.parents}
         )
-        self.observation = Conditional(sum(sizes[n] for n in self.observed), hidden, observation_size)
-        self.register_buffer("retention", torch.where(self.anchors.sum(1) > 0, 1.0, _LEAK))
-        self.latent_log_precision = LogPrecision(self.size, 2.0)
-        self.observation_log_precision = LogPrecision(observation_size, 2.0)
-        self.predictive_log_precision = LogPrecision(observation_size, 1.0)
-        """Precision of the one-step prediction of x; scales the innovation."""
+        self.observation = ObservationModel(sum(sizes[n] for n in self.observed), hidden, observation_size, tied)
+        self.register_buffer("observed_rows", self._rows(self.observed))
+        self.register_buffer("retention", torch.where(self.anchored, 1.0, _LEAK))
+        self.latent_log_precision = LogPrecision(
+            self.size, _TRUSTED, _LEAST_STD_Z, self.size + action_size if precision_by_state else 0
+        )
+        trust = torch.full((observation_size,), _UNTRUSTED)
+        trust[list(tied)] = _TRUSTED
+        self.observation_log_precision = LogPrecision(
+            observation_size, trust, _LEAST_STD_X, self.size if precision_by_state else 0
+        )
 
     @property
-    def anchors(self) -> Tensor:
-        """(Z, D), one where a latent is tied to an observation channel."""
-        anchors = torch.zeros(self.size, self.observation.outer_bias.numel())
-        if self.observation.anchored:
-            rows = torch.cat([torch.arange(self.size)[self.slices[n]] for n in self.observed])
-            anchors[rows] = self.observation.skip_weight.T.to(anchors)
-        return anchors
+    def anchored(self) -> Tensor:
+        """(Z,) bool, true where a latent is tied to a channel."""
+        rows: Tensor = self.observed_rows[: self.observation.count]
+        return rows.sum(0) > 0
+
+    def _rows(self, names: tuple[str, ...]) -> Tensor:
+        return torch.cat([torch.eye(self.size)[self.slices[n]] for n in names])
 
     def _gather(self, z: Tensor, names: tuple[str, ...]) -> Tensor:
-        return _side_by_side([z[..., self.slices[n]] for n in names])
+        if len(names) == len(self.nodes):
+            return z
+        parts = [z[..., self.slices[n]] for n in names]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def _conditional(self, name: str) -> Conditional:
         return cast(Conditional, self.conditionals[name])
 
+    def _dynamics(self, name: str) -> Conditional:
+        return cast(Conditional, self.dynamics[name])
+
+    def transition(self, z_previous: Tensor, action: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Drive (B, Z) from z_{t-1} (B, Z) and a_{t-1} (B, A), and the hidden layers for `transition_jacobian`."""
+        parts, hidden = [], {}
+        for node in self.nodes:
+            own = z_previous[..., self.slices[node.name]]
+            mean, hidden[node.name] = self._dynamics(node.name)(torch.cat((own, action), -1), self._retained(node.name))
+            parts.append(mean)
+        drive = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return drive.clamp(-LARGEST_LATENT, LARGEST_LATENT), hidden
+
+    def _retained(self, name: str) -> Tensor:
+        """What the skip weights of the dynamics leave out: each latent of the node `name` goes on as it is."""
+        retention = self.retention[self.slices[name]]
+        return nn.functional.pad(torch.diag(retention), (0, self.action_size))
+
     def drive(self, z_previous: Tensor, action: Tensor) -> Tensor:
-        """Temporal part of every node's mean (B, Z), from z_{t-1} (B, Z) and a_{t-1} (B, A)."""
+        """Temporal part of every node's mean (B, Z)."""
+        return self.transition(z_previous, action)[0]
+
+    def transition_jacobian(self, hidden: dict[str, Tensor]) -> Tensor:
+        """A = d drive / d z_{t-1} (B, Z, Z), where the drive is not clamped."""
         parts = []
         for node in self.nodes:
-            where = self.slices[node.name]
-            own = z_previous[..., where]
-            parts.append(self.retention[where] * own + self.dynamics[node.name](torch.cat((own, action), -1)))
-        return _side_by_side(parts).clamp(-_LARGEST_LATENT, _LARGEST_LATENT)
+            own = self._dynamics(node.name).jacobian(hidden[node.name], node.size, self._retained(node.name))
+            parts.append(self._embed(own, (node.name,), (node.name,)))
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+    def _embed(self, block: Tensor, rows: tuple[str, ...], columns: tuple[str, ...]) -> Tensor:
+        """(B, Z, Z) with `block` at the latents of the nodes `rows` and `columns`, zero elsewhere."""
+        if len(self.nodes) == 1:
+            return block
+        return self._rows(rows).to(block).mT @ block @ self._rows(columns).to(block)
 
     def prior_mean(self, drive: Tensor) -> Tensor:
         """Prior mean of every node (B, Z) by ancestral pass: each node at the mean given its parents' means."""
@@ -122,8 +195,20 @@ class GenerativeModel(nn.Module):
         mean: Tensor = self.observation(self._gather(z, self.observed))[0]
         return mean
 
+    def explain(self, z: Tensor) -> Tensor:
+        """Mean (B, D - T) of the normalised channels that no latent is tied to, for z (B, Z)."""
+        free = self.observation.free
+        observed = self._gather(z, self.observed)
+        return observed[..., :0] if free is None else free(observed)[0]
+
+    def predict_with_jacobian(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (B, D) of the normalised observation and J = d mean / dz (B, D, Z)."""
+        mean, hidden = self.observation(self._gather(z, self.observed))
+        jacobian = self.observation.jacobian(hidden)
+        return mean, jacobian if len(self.observed) == len(self.nodes) else jacobian @ self.observed_rows
+
     def latent_error(self, z: Tensor, drive: Tensor) -> Tensor:
-        """eps_n = z_n - mu_n for every node, (B, Z)."""
+        """e_n = z_n - mu_n for every node, (B, Z)."""
         if not self.conditionals:
             return z - drive
         parts = []
@@ -134,53 +219,44 @@ class GenerativeModel(nn.Module):
             parts.append(error)
         return torch.cat(parts, -1)
 
-    def free_energy(self, z: Tensor, x: Tensor, mask: Tensor, drive: Tensor) -> Tensor:
-        """F (B,) in nats at z (B, Z) for the normalised observation x (B, D), finite also where masked."""
-        latent = gaussian_energy(self.latent_error(z, drive), self.latent_log_precision())
-        return latent + gaussian_energy(x - self.predict(z), self.observation_log_precision(), mask)
-
-    def observation_precision(self, mask: Tensor) -> Tensor:
-        """Precision of every channel (B, D), zero where masked."""
-        return mask * self.observation_log_precision().exp()
-
-    def free_energy_gradient(self, z: Tensor, x: Tensor, precision_x: Tensor, drive: Tensor) -> Tensor:
-        """dF/dz (B, Z), written out as local prediction errors sent to the parents.
-
-        `precision_x` (B, D) is what `observation_precision` gives for the mask.
-        """
-        precision = self.latent_log_precision().exp()
-        prediction, hidden = self.observation(self._gather(z, self.observed))
-        weighted = precision_x * (x - prediction)
-        received: dict[str, list[Tensor]] = {n.name: [] for n in self.nodes}
-        self._send(self.observation.vjp(weighted, hidden), self.observed, received)
-        own: dict[str, Tensor] = {}
-        for node in self.nodes:
-            where = self.slices[node.name]
-            error = z[..., where] - drive[..., where]
-            if not node.parents:
-                own[node.name] = precision[where] * error
-                continue
-            conditional = self._conditional(node.name)
-            mean, hidden = conditional(self._gather(z, node.parents))
-            own[node.name] = precision[where] * (error - mean)
-            self._send(conditional.vjp(own[node.name], hidden), node.parents, received)
-        return _side_by_side([functools.reduce(torch.sub, received[n.name], own[n.name]) for n in self.nodes])
-
-    def curvature(self, precision_x: Tensor) -> Tensor:
-        """Diagonal of d2F/dz2 of the linear part of the model, (B, Z): Lambda_n + sum over children of C^2 Lambda_m."""
-        precision = self.latent_log_precision().exp()
-        per_node = {n.name: precision[self.slices[n.name]].expand(*precision_x.shape[:-1], -1) for n in self.nodes}
-        received: dict[str, list[Tensor]] = {n.name: [] for n in self.nodes}
-        self._send(precision_x @ self.observation.skip_weight.square(), self.observed, received)
+    def latent_error_jacobian(self, z: Tensor) -> Tensor | None:
+        """E = de/dz (B, Z, Z); None stands for the identity of a graph without edges."""
+        if not self.conditionals:
+            return None
+        jacobian = torch.eye(self.size, dtype=z.dtype)
         for node in self.nodes:
             if node.parents:
-                skip = self._conditional(node.name).skip_weight
-                self._send(per_node[node.name] @ skip.square(), node.parents, received)
-        return _side_by_side([functools.reduce(torch.add, received[n.name], per_node[n.name]) for n in self.nodes])
+                conditional = self._conditional(node.name)
+                _, hidden = conditional(self._gather(z, node.parents))
+                jacobian = jacobian - self._embed(conditional.jacobian(hidden), (node.name,), node.parents)
+        return jacobian
 
-    def _send(self, message: Tensor, parents: tuple[str, ...], received: dict[str, list[Tensor]]) -> None:
-        start = 0
-        for name in parents:
-            size = self.slices[name].stop - self.slices[name].start
-            received[name].append(message[..., start : start + size])
-            start += size
+    def free_energy(self, z: Tensor, x: Tensor, mask: Tensor, prior: Prior) -> Tensor:
+        """F (..., B) in nats at z (..., B, Z) for the normalised observation x (B, D), finite also where masked."""
+        error, surprise = self.latent_error(z, prior.drive), x - self.predict(z)
+        precision_x = mask * prior.log_precision_x.exp()
+        quadratic = (error * prior.weigh(error)).sum(-1, True) + (surprise * surprise * precision_x).sum(-1, True)
+        constant = (mask * (_LOG_2PI - prior.log_precision_x)).sum(-1, True) + (
+            self.size * _LOG_2PI - prior.log_det.unsqueeze(-1)
+        )
+        return (0.5 * (quadratic + constant)).squeeze(-1)
+
+    def free_energy_gradient(self, z: Tensor, x: Tensor, precision_x: Tensor, prior: Prior) -> Tensor:
+        """dF/dz (B, Z), written out as precision-weighted errors sent to the parents.
+
+        `precision_x` (B, D) is the precision of every channel, zero where masked.
+        """
+        prediction, hidden = self.observation(self._gather(z, self.observed))
+        gradient = -self._send(self.observation.vjp(precision_x * (x - prediction), hidden), self.observed)
+        weighted = prior.weigh(self.latent_error(z, prior.drive))
+        for node in self.nodes:
+            if node.parents:
+                conditional = self._conditional(node.name)
+                _, hidden = conditional(self._gather(z, node.parents))
+                message = conditional.vjp(weighted[..., self.slices[node.name]], hidden)
+                gradient = gradient - self._send(message, node.parents)
+        return gradient + weighted
+
+    def _send(self, message: Tensor, names: tuple[str, ...]) -> Tensor:
+        """A message (B, U) to the nodes `names`, as (B, Z)."""
+        return message if len(names) == len(self.nodes) else message @ self._rows(names).to(message)

@@ -1,12 +1,13 @@
-"""The networks of the agent. Those inside the refinement loop carry their own vector-Jacobian product."""
+"""The networks of the agent. Those of the generative model carry their own derivatives, which the refinement needs."""
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
+from torch.nn.functional import linear
 
 
 def mlp(inputs: int, hidden: int, outputs: int, last_gain: float = 1.0) -> nn.Sequential:
@@ -33,53 +34,108 @@ class SkipMLP(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, outputs) for (B, inputs)."""
-        total: Tensor = self.linear(inputs) + self.curved(inputs)
-        return total
+        last = cast(nn.Linear, self.curved[-1])
+        base = linear(inputs, self.linear.weight, last.bias)
+        return added(base, self.curved[:-1](inputs), last.weight.T)
 
 
 class Conditional(nn.Module):
-    """Mean of a node given its parents: mu(z) = C z + W2 tanh(W1 z + b1) + b2.
+    """mu(u) = C u + W2 tanh(W1 u + b1) + b2, with its derivatives.
 
-    With at least as many inputs as outputs, C is fixed to [I 0]: output i is latent i plus a learned correction. That
-    anchors the latents to the units of what they explain, so neither their scale nor their rotation can drift while the
-    policy learns to read them. Otherwise C is learned. `forward` also returns the hidden layer, with which `vjp` needs
-    no second pass.
+    `forward` also returns the hidden layer, with which `vjp` and `jacobian` need no second pass.
     """
 
-    skip_weight: Tensor
-
-    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+    def __init__(self, inputs: int, hidden: int, outputs: int, skip_gain: float = 1.0) -> None:
+        """`skip_gain` scales the random start of C; zero starts it at zero."""
         super().__init__()
-        self.anchored = outputs if inputs >= outputs else 0
-        """Number of leading inputs that are tied to an output each."""
-        if self.anchored:
-            self.register_buffer("skip_weight", torch.eye(outputs, inputs))
-        else:
-            self.skip_weight = nn.Parameter(torch.randn(outputs, inputs) / math.sqrt(inputs))
+        self.skip_weight = nn.Parameter(skip_gain * torch.randn(outputs, inputs) / math.sqrt(inputs))
         self.inner_weight = nn.Parameter(torch.randn(hidden, inputs) / math.sqrt(inputs))
         self.inner_bias = nn.Parameter(torch.zeros(hidden))
         self.outer_weight = nn.Parameter(0.1 * torch.randn(outputs, hidden) / math.sqrt(hidden))
         self.outer_bias = nn.Parameter(torch.zeros(outputs))
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (B, outputs) and hidden layer (B, hidden) for z (B, inputs)."""
-        hidden = torch.tanh(linear(z, self.inner_weight, self.inner_bias))
-        return added(self._skip(z) + self.outer_bias, hidden, self.outer_weight.T), hidden
+    def forward(self, inputs: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean (B, outputs) and hidden layer (B, hidden) for (B, inputs); `shift` (outputs, inputs) is added to C."""
+        hidden = self.layer(inputs)
+        skip = self.skip_weight if shift is None else self.skip_weight + shift
+        return added(linear(inputs, skip, self.outer_bias), hidden, self.outer_weight.T), hidden
 
-    def _skip(self, z: Tensor) -> Tensor:
-        """C z; with C = [I 0] nothing is multiplied."""
-        if self.anchored == z.shape[-1]:
-            return z
-        return z[..., : self.anchored] if self.anchored else linear(z, self.skip_weight)
-
-    def _skip_vjp(self, cotangent: Tensor) -> Tensor:
-        """C' cotangent."""
-        inputs = self.skip_weight.shape[1]
-        if self.anchored == inputs:
-            return cotangent
-        return pad(cotangent, (0, inputs - self.anchored)) if self.anchored else cotangent @ self.skip_weight
+    def layer(self, inputs: Tensor) -> Tensor:
+        """Hidden layer (B, hidden)."""
+        return torch.tanh(linear(inputs, self.inner_weight, self.inner_bias))
 
     def vjp(self, cotangent: Tensor, hidden: Tensor) -> Tensor:
-        """(d mu / d z)^T cotangent, (B, inputs), for cotangent (B, outputs)."""
+        """(d mu / d u)^T cotangent, (B, inputs), for cotangent (B, outputs)."""
         through = (cotangent @ self.outer_weight) * (1.0 - hidden * hidden)
-        return added(self._skip_vjp(cotangent), through, self.inner_weight)
+        return added(cotangent @ self.skip_weight, through, self.inner_weight)
+
+    def jacobian(self, hidden: Tensor, columns: int | None = None, shift: Tensor | None = None) -> Tensor:
+        """Derivative d mu / d u (B, outputs, columns), for the first `columns` inputs, all if None."""
+        skip = self.skip_weight if shift is None else self.skip_weight + shift
+        inner, skip = self.inner_weight[:, :columns], skip[:, :columns]
+        if len(hidden) == 1:  # the slopes 1 - h^2 in two parts, the first of which depends on weights alone
+            base = torch.addmm(skip, self.outer_weight, inner)
+            return torch.addmm(base, self.outer_weight * (hidden * hidden), inner, alpha=-1).unsqueeze(0)
+        paths = self.outer_weight.T.unsqueeze(-1) * inner.unsqueeze(-2)  # (hidden, outputs, columns)
+        slopes = 1.0 - hidden * hidden
+        return (added(skip.flatten(), slopes, paths.flatten(1))).unflatten(-1, skip.shape)
+
+
+class ObservationModel(nn.Module):
+    """Mean of the D observation channels given the latents u (B, U) of the observed nodes.
+
+    Channel `tied[j]` is latent j itself; the other channels are a `Conditional` of all latents. A tie gives a latent
+    the unit of its channel, so that neither its scale nor its rotation can drift while others learn to read it.
+    """
+
+    order: Tensor
+    """Position of each channel in (tied channels, free channels)."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, tied: tuple[int, ...]) -> None:
+        super().__init__()
+        self.tied = tied
+        self.count = len(tied)
+        free = [i for i in range(outputs) if i not in tied]
+        self.free = Conditional(inputs, hidden, len(free)) if free else None
+        self.sorted = [*tied, *free] == list(range(outputs))
+        self.register_buffer("order", torch.tensor([*tied, *free]).argsort())
+        self.register_buffer("order_back", torch.tensor([*tied, *free]))
+        self.register_buffer("tie_rows", torch.eye(self.count, inputs))
+
+    order_back: Tensor
+    tie_rows: Tensor
+
+    def _with_ties(self, free: Tensor, ties: Tensor | None = None) -> Tensor:
+        """Weights of all channels, those of the tied ones zero unless given."""
+        if ties is None:
+            ties = free.new_zeros(self.count, *free.shape[1:])
+        return self._channels(torch.cat((ties, free)), 0)
+
+    def _channels(self, values: Tensor, dim: int) -> Tensor:
+        return values if self.sorted else values.index_select(dim, self.order)
+
+    def split(self, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D) in the order of the channels to those of the tied (B, T) and of the free ones (B, D - T)."""
+        values = channels if self.sorted else channels.index_select(-1, self.order_back)
+        return values[..., : self.count], values[..., self.count :]
+
+    def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (B, D) and hidden layer of the free channels (B, hidden), empty if all are tied."""
+        if self.free is None:
+            return self._channels(u[..., : self.count], -1), u[..., :0]
+        hidden = self.free.layer(u)
+        mean = linear(u, self._with_ties(self.free.skip_weight, self.tie_rows), self._with_ties(self.free.outer_bias))
+        return added(mean, hidden, self._with_ties(self.free.outer_weight).T), hidden
+
+    def vjp(self, cotangent: Tensor, hidden: Tensor) -> Tensor:
+        """J^T cotangent (B, U) for cotangent (B, D)."""
+        tied, free = self.split(cotangent)
+        padded = nn.functional.pad(tied, (0, self.tie_rows.shape[1] - self.count))
+        return padded if self.free is None else padded + self.free.vjp(free, hidden)
+
+    def jacobian(self, hidden: Tensor) -> Tensor:
+        """J (B, D, U)."""
+        ties = self.tie_rows.expand(*hidden.shape[:-1], -1, -1)
+        if self.free is None:
+            return self._channels(ties, -2)
+        return self._channels(torch.cat((ties, self.free.jacobian(hidden)), -2), -2)

@@ -42,6 +42,20 @@ def test_replay_is_bit_exact(storage: StoragePlugin, recording: Recording, kuka:
     json.dumps(result.to_json(), allow_nan=False)
 
 
+def test_what_the_graph_did_not_believe_is_part_of_the_record(tmp_path: Path) -> None:
+    def bundle(name: str, verdicts: dict[str, float]) -> Bundle:
+        return Bundle.load(write_tiny_bundle(tmp_path / name, "kuka_reach", 0.3, verdicts=verdicts))
+
+    frozen = bundle("frozen.onnx", {"end_effector.x": 1})
+    recording = Recording(frozen)
+    recording.run(activation=1, ticks=60, seed=1)
+    bag = recording.write(tmp_path / "bag")
+    assert replay(bag, frozen).bit_exact
+    other = replay(bag, bundle("gated.onnx", {"end_effector.x": 2}))
+    assert other.first_difference == "reasons at activation 1, tick 2", "the first tick after the pose was seen"
+    assert other.max == 0.0
+
+
 def test_a_bare_file_of_a_bag(recording: Recording, kuka: Bundle, tmp_path: Path) -> None:
     for storage, suffix in ((StoragePlugin.MCAP, "mcap"), (StoragePlugin.SQLITE3, "db3")):
         folder = recording.write(tmp_path / suffix, storage)

@@ -1,0 +1,128 @@
+"""Learning to act like an expert, in the loop: the pilot flies, the expert says what it would have done.
+
+In half of the worlds the pilot's own actions are executed, in the others the expert's, both with noise, so that the
+pilot learns on the states that it meets and on those that it ought to meet. The loss runs through the whole window of
+ticks, and the carried state goes on from window to window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.refinement_study.pilots import Pilot, Predictive
+from runtime.contract import Layout
+from training.augment import Augmentation, SensorDropout
+from training.world_model import Sequences, learning_groups
+
+_ACTION_STD = 0.1  # normalised; the scale on which an error of the action counts
+_NOISE = 0.15  # normalised standard deviation of what is added to executed actions
+
+
+class World(Protocol):
+    """N environments that an expert can solve."""
+
+    layout: Layout
+    count: int
+
+    def reset(self, which: np.ndarray) -> None:
+        """New episodes where `which` (N,) is true."""
+
+    def observe(self) -> np.ndarray:
+        """Readings (N, D) SI."""
+
+    def step(self, action: np.ndarray) -> np.ndarray:
+        """Execute normalised actions (N, A); what was executed after limits (N, A)."""
+
+    def expert(self) -> np.ndarray:
+        """Normalised action of the expert (N, A)."""
+
+    def over(self) -> np.ndarray:
+        """Where the episode has ended (N,)."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to learn."""
+
+    updates: int = 2000
+    ticks: int = 32
+    """Length of the window."""
+    worlds: int = 64
+    learning_rate: float = 2e-3
+    refine: tuple[int, ...] = (0,)
+    """Numbers of refinement steps; each window draws one."""
+
+
+def clone(
+    pilot: Pilot,
+    make_world: Callable[[int, np.random.Generator], World],
+    schedule: Schedule,
+    augmentation: Augmentation,
+    seed: int,
+    report: Callable[[int, dict[str, float]], None] | None = None,
+) -> None:
+    """Train `pilot` in place. `report` is called with the updates done and the terms of the loss."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng([seed, 7])
+    world = make_world(schedule.worlds, rng)
+    layout, count = world.layout, schedule.worlds
+    dropout = SensorDropout(layout.observations, count, rng, augmentation)
+    by_expert = np.arange(count) < count // 2
+    optimizer = torch.optim.Adam(_groups(pilot), lr=schedule.learning_rate, eps=1e-5)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state = pilot.initial(count)
+    previous, first = torch.zeros(count, layout.joints), torch.ones(count)
+    pilot.train()
+    for update in range(schedule.updates):
+        for group in optimizer.param_groups:
+            group["lr"] = group.get("speed", 1.0) * schedule.learning_rate * _decay(update / schedule.updates)
+        steps = torch.full((count,), int(rng.choice(schedule.refine)))
+        rows: list[tuple[Tensor, ...]] = []
+        records, actions, labels = [], [], []
+        begin = state = {name: value.detach() for name, value in state.items()}
+        for _ in range(schedule.ticks):
+            x = torch.as_tensor((world.observe() - layout.mean) / layout.scale, dtype=torch.float32)
+            mask = torch.as_tensor(dropout.step())
+            rows.append((x, mask, previous, first))
+            action, state, record = pilot.tick(mask * x, mask, previous, pilot.restarted(state, first), steps)
+            expert = world.expert()
+            actions.append(action)
+            labels.append(torch.as_tensor(expert, dtype=torch.float32))
+            records.append(record)
+            chosen = np.where(by_expert[:, None], expert, action.detach().numpy().astype(np.float64))
+            noise = _NOISE * rng.standard_normal(chosen.shape)
+            executed = world.step(np.clip(np.nan_to_num(chosen) + noise, -1.0, 1.0))
+            over = world.over()
+            if over.any():
+                world.reset(over)
+                dropout.restart(over)
+            first = torch.as_tensor(over, dtype=torch.float32)
+            previous = torch.as_tensor(np.where(over[:, None], 0.0, executed), dtype=torch.float32)
+        x_all, masks, actions_before, firsts = (torch.stack(column) for column in zip(*rows, strict=True))
+        data = Sequences(x_all, masks, actions_before, firsts, begin, steps)
+        error = (torch.stack(actions) - torch.stack(labels)) / _ACTION_STD
+        terms = {"action": 0.5 * error.square().mean()} | pilot.auxiliary(data, records)
+        optimizer.zero_grad()
+        sum(terms.values()).backward()  # type: ignore[union-attr]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        if report is not None:
+            report(update + 1, {name: value.item() for name, value in terms.items()})
+    pilot.eval()
+
+
+def _decay(progress: float) -> float:
+    """Warm-up over the first hundredth, then linear to 2 %."""
+    return min(1.0, 100 * progress + 0.1) * max(1.0 - progress, 0.02)
+
+
+def _groups(pilot: Pilot) -> list[dict[str, object]]:
+    if not isinstance(pilot, Predictive):
+        return [{"params": list(pilot.parameters())}]
+    return [*learning_groups(pilot.agent), {"params": list(pilot.agent.policy.parameters()), "speed": 1.0}]

@@ -1,0 +1,135 @@
+"""Who competes, where, and how each is trained and judged: the table that the study runs through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from benchmarks.refinement_study import cartpole_arena, kuka_arena
+from benchmarks.refinement_study.cartpole import LAYOUT as CARTPOLE
+from benchmarks.refinement_study.cloning import Schedule, World
+from benchmarks.refinement_study.judging import Arena
+from benchmarks.refinement_study.pilots import GRU, HoldMLP, Pilot, Predictive, StackMLP
+from runtime.contract import Layout, Node
+from training.agent.agent import Agent
+from training.agent.config import AgentConfig, InferenceConfig
+from training.augment import Augmentation
+
+
+@dataclass(frozen=True)
+class Task:
+    """A world to learn in and an arena to be judged in."""
+
+    layout: Layout
+    tied: tuple[int, ...]
+    """Channels that get a latent each."""
+    free: int
+    """Latents of no channel."""
+    hidden: int
+    make_world: Callable[[int, np.random.Generator], World]
+    make_arena: Callable[[tuple[str, ...], int, int], Arena]
+    """From faults, episodes per fault, and a seed."""
+    faults: tuple[str, ...]
+    masked: tuple[str, ...]
+    """Those of `faults` of which the mask tells, and the nominal case."""
+    estimate: int
+    """Latent whose error is judged."""
+    estimate_scale: float
+    """From normalised units to those of the table."""
+    rows: int = 10_000
+    """Largest number of episodes flown at once, for their memory."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of running a trained pilot."""
+
+    name: str
+    steps: int = 0
+    checks: bool = False
+    """With the sensor checks, on every fault; without, on nominal and masked faults, and all others if `everywhere`."""
+    everywhere: bool = True
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One kind of agent."""
+
+    make: Callable[[Task], Pilot]
+    schedule: Schedule
+    variants: tuple[Variant, ...] = (Variant("default"),)
+
+
+TASKS = {
+    "cartpole": Task(
+        layout=CARTPOLE,
+        tied=cartpole_arena.TIED,
+        free=cartpole_arena.FREE,
+        hidden=48,
+        make_world=cartpole_arena.CartPoleWorld,
+        make_arena=cartpole_arena.CartPoleArena,
+        faults=cartpole_arena.ALL_FAULTS,
+        masked=cartpole_arena.MASKED_FAULTS,
+        estimate=cartpole_arena.ANGLE_LATENT,
+        estimate_scale=1e3 * float(CARTPOLE.scale[cartpole_arena.ANGLE]),
+    ),
+    "kuka_reach": Task(
+        layout=kuka_arena.LAYOUT,
+        tied=kuka_arena.TIED,
+        free=0,
+        hidden=64,
+        make_world=kuka_arena.KukaWorld,
+        make_arena=kuka_arena.KukaArena,
+        faults=kuka_arena.ALL_FAULTS,
+        masked=kuka_arena.MASKED_FAULTS,
+        estimate=kuka_arena.ELBOW_LATENT,
+        estimate_scale=1e3 * float(kuka_arena.LAYOUT.scale[kuka_arena.ELBOW]),
+        rows=64,
+    ),
+}
+
+AUGMENTATIONS = {
+    "iid": Augmentation(burst_share=0.0, permanent_share=0.0),
+    "full": Augmentation(),
+}
+"""What fails in training: independent dropout alone, so that every other fault is unseen; or everything declared."""
+
+
+def _predictive(task: Task, inference: InferenceConfig, overshoot: int = 8) -> Predictive:
+    config = AgentConfig(
+        nodes=(Node("state", len(task.tied) + task.free),), tied=task.tied, hidden=task.hidden, inference=inference
+    )
+    return Predictive(Agent(config, task.layout.size, task.layout.joints), overshoot)
+
+
+def _feedforward(kind: type[HoldMLP] | type[StackMLP] | type[GRU]) -> Callable[[Task], Pilot]:
+    return lambda task: kind(task.layout.size, task.layout.joints)
+
+
+_BASE = Schedule()
+
+CONTESTANTS = {
+    "hold": Contestant(_feedforward(HoldMLP), replace(_BASE, updates=6000)),
+    "stack": Contestant(_feedforward(StackMLP), replace(_BASE, updates=6000)),
+    "gru": Contestant(_feedforward(GRU), replace(_BASE, updates=6000, ticks=64)),
+    "amortized": Contestant(
+        lambda task: _predictive(task, InferenceConfig("amortized", default_steps=0, max_steps=0)),
+        replace(_BASE, updates=3000),
+    ),
+    "plain": Contestant(
+        lambda task: _predictive(task, InferenceConfig("gradient")),
+        replace(_BASE, updates=3000, refine=(0, 1, 2, 4)),
+        (Variant("default", 4), *(Variant(f"K={k}", k, everywhere=False) for k in (0, 1, 2, 8))),
+    ),
+    "gauss_newton": Contestant(
+        lambda task: _predictive(task, InferenceConfig("gauss_newton")),
+        replace(_BASE, updates=3000, refine=(0, 1, 1, 2)),
+        (
+            Variant("default", 1),
+            Variant("checks", 1, checks=True),
+            *(Variant(f"K={k}", k, everywhere=False) for k in (0, 2, 4, 8)),
+        ),
+    ),
+}

@@ -1,0 +1,119 @@
+"""The refinement study: its statistics, its judge, and the command from end to end on a small scale."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.refinement import Options, main
+from benchmarks.refinement_study.cartpole_arena import CartPoleArena, judge_oracle
+from benchmarks.refinement_study.contest import AUGMENTATIONS, CONTESTANTS, TASKS
+from benchmarks.refinement_study.judging import judge
+from benchmarks.refinement_study.pilots import HoldMLP, Predictive, StackMLP
+from benchmarks.refinement_study.statistics import auroc, bootstrap
+from runtime.errors import GanglionError
+
+
+def test_auroc_by_hand() -> None:
+    assert auroc(np.array([0.0, 1.0]), np.array([2.0, 3.0])) == 1.0
+    assert auroc(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 0.0
+    assert auroc(np.array([1.0, 2.0]), np.array([1.0, 2.0])) == 0.5
+    # pairs (faulty, healthy): (1, 0) above, (1, 1) tied, (1, 2) below, and all of 3: (1 + 0.5 + 0 + 3) / 6
+    assert auroc(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0])) == pytest.approx(0.75)
+
+
+def test_the_interval_has_the_width_of_the_standard_error() -> None:
+    values = np.random.default_rng(0).normal(2.0, 3.0, (1, 400))
+    interval = bootstrap(values)
+    assert interval.low < 2.0 < interval.high
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    assert interval.excludes_zero
+    assert not bootstrap(values - values.mean()).excludes_zero
+
+
+def test_seeds_that_disagree_widen_the_interval() -> None:
+    alike = np.zeros((3, 50)) + np.random.default_rng(0).normal(0, 0.1, 50)
+    apart = alike + np.array([[-1.0], [0.0], [1.0]])
+    assert bootstrap(apart).high - bootstrap(apart).low > 5 * (bootstrap(alike).high - bootstrap(alike).low)
+
+
+def test_hold_keeps_the_last_value_and_stack_the_last_ten_ticks() -> None:
+    hold, stack = HoldMLP(2, 1), StackMLP(2, 1)
+    x, steps, action = torch.tensor([[5.0, 7.0]]), torch.zeros(1, dtype=torch.int64), torch.zeros(1, 1)
+    _, state, _ = hold.tick(x, torch.tensor([[1.0, 0.0]]), action, hold.initial(1), steps)
+    assert state["held"].tolist() == [[5.0, 0.0]]
+    _, state, _ = hold.tick(-x, torch.tensor([[0.0, 1.0]]), action, state, steps)
+    assert state["held"].tolist() == [[5.0, -7.0]]
+    past = stack.initial(1)
+    for value in range(12):
+        _, past, _ = stack.tick(x * 0 + value, torch.ones(1, 2), action, past, steps)
+    assert past["past"][0, :, 0].tolist() == list(range(2, 12))
+
+
+@pytest.mark.parametrize("name", CONTESTANTS)
+def test_every_contestant_flies_and_restarts(name: str) -> None:
+    task = TASKS["cartpole"]
+    torch.manual_seed(0)
+    pilot = CONTESTANTS[name].make(task).eval()
+    steps, action = torch.full((3,), CONTESTANTS[name].variants[0].steps), torch.zeros(3, 1)
+    fresh = state = pilot.initial(3)
+    for _ in range(3):
+        command, state, _ = pilot.tick(torch.randn(3, 9), torch.ones(3, 9), action, state, steps)
+    assert command.shape == (3, 1)
+    restarted = pilot.restarted(state, torch.tensor([1.0, 0.0, 1.0]))
+    for key, value in restarted.items():
+        assert torch.equal(value[0], fresh[key][0])
+        assert torch.equal(value[1], state[key][1])
+
+
+def test_the_study_s_augmentation_keeps_what_is_tested_unseen() -> None:
+    iid = AUGMENTATIONS["iid"]
+    assert iid.burst_share == 0.0
+    assert iid.permanent_share == 0.0
+    assert iid.dropout_share > 0.0
+
+
+def test_the_judge_pairs_episodes_and_the_oracle_is_hard_to_beat() -> None:
+    faults = ("nominal", "dead_gyro+accelerometer", "payload_x1.5")
+    cost, square, failed = judge_oracle(CartPoleArena(faults, 6, 3))
+    assert cost.shape == (3, 6)
+    assert not failed.any()
+    assert np.sqrt(square.mean(1)).max() < 0.1  # 20 mrad
+    task = TASKS["cartpole"]
+    torch.manual_seed(0)
+    pilot = CONTESTANTS["amortized"].make(task)
+    assert isinstance(pilot, Predictive)
+    verdict = judge(pilot, CartPoleArena(faults, 6, 3), 0, checks=False, estimate=task.estimate)
+    assert (verdict.cost.mean(1) > cost.mean(1)).all()
+    assert verdict.failed.all()
+    assert verdict.gated.max() == 0.0
+    assert verdict.signals["innovation"].shape == (3, 6)
+
+
+def test_a_small_study_from_end_to_end_goes_on_where_it_was(tmp_path: Path) -> None:
+    options = Options(
+        tasks=("cartpole",), agents=("hold", "amortized"), seeds=(0,), episodes=2, effort=0.001, faults=("dead_gyro", "bias_gyro"),
+        workers=1, output=tmp_path,
+    )  # fmt: skip
+    main(options)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["cartpole"]) == {"hold", "amortized"}
+    assert set(results["cartpole"]["hold"]) == {"nominal", "dead_gyro", "bias_gyro"}
+    assert results["cartpole"]["hold"]["nominal"]["episodes"] == 2
+    assert "dead_gyro" in (tmp_path / "tables.md").read_text()
+    assert (tmp_path / "cartpole.png").stat().st_size > 1000
+    stamps = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("cartpole-*")}
+    assert len(stamps) == 4
+    main(options)
+    assert {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("cartpole-*")} == stamps
+
+
+def test_unknown_names_are_named(tmp_path: Path) -> None:
+    with pytest.raises(GanglionError, match="unknown agent lstm; expected some of amortized"):
+        main(Options(agents=("lstm",), output=tmp_path))
+    with pytest.raises(GanglionError, match="unknown fault earthquake"):
+        main(Options(faults=("earthquake",), output=tmp_path))

@@ -1,0 +1,264 @@
+"""The belief about the sensors: frozen readings, the gate, and that it cannot latch (math: section 1, trial 4)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.training.models import tied_agent
+from training.agent.agent import Agent, Belief
+from training.agent.sensors import BELIEVED, DISTRUSTED, FROZEN, GATED, OFF, REPEATS, SLOW, SensorBelief
+
+N = 5
+Q, R = 0.04, 0.09  # of `tied_agent`
+
+
+def calibrated(spike: float = 4.0, drift: float = 4.5, repeats: float = 2.0) -> SensorBelief:
+    checks = SensorBelief(N).double()
+    for name, bound in (("spike", spike), ("drift", drift), ("repeats", repeats)):
+        checks.get_buffer(name).fill_(bound)
+    return checks
+
+
+def row(*values: float) -> Tensor:
+    return torch.tensor([values]).double()
+
+
+ONES, ZEROS = torch.ones(1, N).double(), torch.zeros(1, N).double()
+
+
+def frozen_after(checks: SensorBelief, readings: list[float], fresh: list[float], mask: list[float]) -> list[bool]:
+    """Whether channel 0 is believed frozen, tick by tick."""
+    carried, verdicts = checks.initial().double(), []
+    for value, new, seen in zip(readings, fresh, mask):
+        x, arrived, believed = torch.rand(1, N).double(), ONES.clone(), ONES.clone()
+        x[0, 0], arrived[0, 0], believed[0, 0] = value, new, seen
+        verdict, carried = checks(x, believed, arrived, ZEROS, carried)
+        assert (verdict[0, 1:] == BELIEVED).all()
+        verdicts.append(verdict[0, 0].item() == FROZEN)
+    return verdicts
+
+
+def test_two_exact_repeats_are_frozen_until_the_next_different_reading() -> None:
+    readings = [0.3, 0.5, 0.5, 0.5, 0.5, 0.6, 0.6, 0.7]
+    frozen = [False, False, False, True, True, False, False, False]
+    assert frozen_after(calibrated(), readings, [1.0] * 8, [1.0] * 8) == frozen
+
+
+def test_stale_repeats_do_not_count() -> None:
+    """A sensor at a third of the rate is seen again and again with the same reading; only new ones count."""
+    readings, fresh = [0.5] * 9, [1.0, 0.0, 0.0] * 3
+    assert frozen_after(calibrated(), readings, fresh, [1.0] * 9) == [False] * 6 + [True] * 3
+    assert not any(frozen_after(calibrated(), readings, [1.0] + [0.0] * 8, [1.0] * 9))
+
+
+def test_readings_that_are_not_believed_neither_count_nor_clear() -> None:
+    readings, mask = [0.5, 0.5, 0.9, 0.5, 0.5], [1.0, 1.0, 0.0, 1.0, 1.0]
+    assert frozen_after(calibrated(), readings, [1.0] * 5, mask) == [False, False, False, True, True]
+
+
+def test_the_first_reading_repeats_nothing() -> None:
+    assert frozen_after(calibrated(repeats=1.0), [0.0, 0.0], [1.0] * 2, [1.0] * 2) == [False, True]
+
+
+innovations = st.lists(st.lists(st.floats(-1e6, 1e6), min_size=N, max_size=N), min_size=1, max_size=12)
+bits = st.lists(st.sampled_from([0.0, 1.0]), min_size=N, max_size=N)
+
+
+@given(innovations, bits, bits, st.floats(0.1, 10.0), st.floats(0.1, 10.0))
+def test_at_most_one_channel_is_gated_and_only_a_seen_one(
+    series: list[list[float]], mask: list[float], fresh: list[float], spike: float, drift: float
+) -> None:
+    checks, seen = calibrated(spike, drift), row(*mask)
+    carried = checks.initial().double()
+    for values in series:
+        verdict, carried = checks(row(*values), seen, row(*fresh), row(*values), carried)
+        assert int((verdict == DISTRUSTED).sum()) <= 1
+        assert ((verdict == BELIEVED) | (seen > 0)).all()
+        assert carried.isfinite().all()
+        assert carried.shape == (1, 4, N)
+        loud = sum(m * (abs(v) > 2.0) * (f != FROZEN) for m, v, f in zip(mask, values, verdict[0].tolist()))
+        present = sum(m * (f != FROZEN) for m, f in zip(mask, verdict[0].tolist()))
+        if 2 * loud > present:
+            assert (verdict != DISTRUSTED).all(), "most channels are loud: the belief is wrong, not a sensor"
+
+
+def gate(checks: SensorBelief, values: Tensor, carried: Tensor | None = None) -> tuple[list[float], Tensor]:
+    verdict, carried = checks(torch.rand(1, N).double(), ONES, ONES, values,
+                              checks.initial().double() if carried is None else carried)  # fmt: skip
+    return verdict[0].tolist(), carried
+
+
+def test_a_spike_is_gated_at_its_bound() -> None:
+    checks = calibrated(spike=4.0, drift=OFF)
+    assert gate(checks, row(0.5, -4.1, 1.0, 0.0, 0.0))[0] == [0, DISTRUSTED, 0, 0, 0]
+    assert gate(checks, row(0.5, -3.9, 1.0, 0.0, 0.0))[0] == [0] * N
+    assert gate(checks, row(5.0, -4.1, 1.0, 0.0, 0.0))[0] == [DISTRUSTED, 0, 0, 0, 0], "the worst of two"
+
+
+def test_a_gated_channel_is_readmitted_below_half_the_bound() -> None:
+    checks = calibrated(spike=4.0, drift=OFF)
+    _, carried = gate(checks, row(0.0, 5.0, 0.0, 0.0, 0.0))
+    assert gate(checks, row(0.0, 2.1, 0.0, 0.0, 0.0), carried)[0] == [0, DISTRUSTED, 0, 0, 0]
+    assert gate(checks, row(0.0, 1.9, 0.0, 0.0, 0.0), carried)[0] == [0] * N
+
+
+def test_a_small_constant_bias_is_found_by_its_slow_average() -> None:
+    """slow_t = b (1 - 0.98^t), of standard deviation sqrt(0.02 / 1.98); the bound of 4.5 of them is 0.452 = 0.6 b at
+    t = ceil(log(1 - 0.452 / 0.75) / log 0.98) = 46."""
+    checks, bias = calibrated(spike=4.0, drift=4.5), 0.75
+    bound = 4.5 * math.sqrt(0.02 / 1.98)
+    expected = math.ceil(math.log(1 - bound / bias) / math.log(0.98))
+    assert expected == 46
+    carried, tick = None, 0
+    verdict = [0.0] * N
+    while not any(verdict):
+        tick += 1
+        verdict, carried = gate(checks, row(0.0, 0.0, bias, 0.0, 0.0), carried)
+    assert carried is not None
+    assert verdict == [0, 0, DISTRUSTED, 0, 0]
+    assert tick == expected
+    assert carried[0, SLOW, 2].item() == pytest.approx(bias * (1 - 0.98**tick))
+    while any(verdict):
+        tick += 1
+        verdict, carried = gate(checks, ZEROS, carried)
+    assert tick - expected == math.ceil(math.log(0.5 * bound / (bias * (1 - 0.98**expected))) / math.log(0.98))
+
+
+def test_the_slow_average_is_of_unit_variance_on_white_innovations() -> None:
+    """Its bound is in its own standard deviations: with drift = 1, it is beyond in 31.7 % of the ticks."""
+    torch.manual_seed(0)
+    checks, count = calibrated(spike=OFF, drift=1.0), 4000
+    carried = checks.initial().double().expand(count, -1, -1)
+    for _ in range(300):
+        _, slow = checks.gate(torch.randn(count, N).double().clamp(-9, 9), torch.ones(count, N).double(), carried)
+        carried = torch.stack((*carried[:, :SLOW].unbind(1), slow, torch.zeros_like(slow)), 1)
+    beyond = (slow.abs() / math.sqrt(0.02 / 1.98) > 1.0).double().mean().item()
+    assert beyond == pytest.approx(0.3173, abs=4 * math.sqrt(0.3173 * 0.6827 / (count * N)))
+
+
+def test_one_wild_reading_moves_the_average_by_ten_deviations_only() -> None:
+    _, carried = gate(calibrated(spike=OFF), row(1e5, 0.0, 0.0, 0.0, 0.0))
+    assert carried[0, SLOW, 0].item() == pytest.approx(0.02 * 10.0)
+
+
+def run(agent: Agent, readings: Tensor, z: Tensor | None = None, fresh: bool = True) -> list[Belief]:
+    """Beliefs while all channels give `readings` (T, D)."""
+    state = agent.initial() if z is None else agent.initial() | {"z": z}
+    beliefs, seen, still = [], torch.ones(1, readings.shape[1]).double(), torch.zeros(1, 1).double()
+    with torch.no_grad():
+        for x in readings:
+            one = torch.ones(1, dtype=torch.int64)
+            beliefs.append(agent.infer(x[None], seen, still, state, one, seen if fresh else None))
+            state = beliefs[-1].state
+    return beliefs
+
+
+def checked(drift: float = OFF) -> Agent:
+    agent = tied_agent(N, noise=Q, noise_x=R)
+    agent.sensors.spike.fill_(4.0)
+    agent.sensors.drift.fill_(drift)
+    return agent
+
+
+def test_all_channels_loud_gate_nothing_and_the_belief_recovers_as_the_kalman_filter() -> None:
+    """The belief is shocked by 8: every tick keeps the share r / (P + q + r) of the error, in closed form."""
+    shock, variance, error = 8.0, 1.0, 8.0
+    beliefs = run(checked(), torch.zeros(30, N).double(), torch.full((1, N), shock).double())
+    for belief in beliefs:
+        predicted = variance + Q
+        innovation = -error / math.sqrt(predicted + R)
+        assert belief.start.innovation[0].tolist() == pytest.approx([innovation] * N, rel=1e-6)
+        assert (belief.start.verdict == BELIEVED).all()
+        error *= R / (predicted + R)
+        variance = predicted * R / (predicted + R)
+        assert belief.z[0].tolist() == pytest.approx([error] * N, rel=1e-5, abs=1e-12)
+    assert abs(beliefs[0].start.innovation[0, 0].item()) > 4.0, "each channel alone would have been gated"
+    assert abs(error) < 1e-3
+
+
+def test_a_shocked_belief_recovers_also_with_the_slow_average() -> None:
+    """After the shock the averages remember it, and may gate one channel at a time; in the end all are believed."""
+    torch.manual_seed(0)
+    noise = math.sqrt(R) * torch.randn(400, N).double()
+    shocked = run(checked(4.5), noise, torch.full((1, N), 15.0).double())
+    assert (shocked[0].start.verdict == BELIEVED).all()
+    calm = run(tied_agent(N), noise, torch.zeros(1, N).double())
+    assert (shocked[-1].z - calm[-1].z).abs().max() < 1e-6
+    assert all((b.start.verdict == BELIEVED).all() for b in shocked[-200:])
+
+
+def test_a_biased_channel_is_gated_reported_and_readmitted_after_the_fault() -> None:
+    torch.manual_seed(1)
+    settle, wrong, after = 100, 20, 60
+    readings = math.sqrt(R) * torch.randn(settle + wrong + after, N).double()
+    readings[settle : settle + wrong, 2] += 6.0
+    agent = checked()
+    agent.sensors.spike.fill_(6.0)
+    beliefs = run(agent, readings)
+    verdicts = torch.cat([b.start.verdict for b in beliefs])
+    assert (verdicts[:settle] == BELIEVED).all()
+    assert (verdicts[settle : settle + 5, 2] == DISTRUSTED).all()
+    assert (verdicts[settle + wrong :, 2] == BELIEVED).all()
+    assert (verdicts[:, [0, 1, 3, 4]] == BELIEVED).all()
+    gated = beliefs[settle].start
+    assert gated.mask[0].tolist() == [1, 1, 0, 1, 1]
+    assert gated.innovation[0, 2] > 6.0, "what is not believed is still reported"
+    assert gated.precision_x[0, 2] == 0.0
+    assert abs(beliefs[settle].z[0, 2].item()) < 1.0
+
+
+def test_the_gate_opens_of_itself_as_the_doubt_about_the_latent_grows() -> None:
+    """Nothing else sees the latent, so P grows by q per tick; a jump of 5 that stays is believed again once
+    5^2 / (P + n q + q + r) < (4 / 2)^2, that is n > (25 / 4 - P - q - r) / q."""
+    settled = 200
+    readings = torch.zeros(settled + 250, N).double()
+    readings[settled:, 1] = 5.0
+    beliefs = run(checked(), readings)
+    variance = beliefs[settled - 1].state["P"][0, 0, 1, 1].item()
+    assert variance == pytest.approx((-Q + math.sqrt(Q * Q + 4 * Q * R)) / 2, rel=1e-5)  # the Riccati fixed point
+    expected = math.ceil((25 / 4 - variance - Q - R) / Q)
+    gated = [b.start.verdict[0, 1].item() == DISTRUSTED for b in beliefs[settled:]]
+    assert gated.index(False) == expected
+    assert not any(gated[expected:])
+    assert beliefs[-1].z[0, 1].item() == pytest.approx(5.0, abs=1e-3)
+
+
+def test_a_frozen_channel_is_masked_and_does_not_gate() -> None:
+    agent = checked(4.5)
+    agent.sensors.repeats.fill_(2.0)
+    torch.manual_seed(0)
+    readings = math.sqrt(R) * torch.randn(40, N).double()
+    readings[10:30, 3] = readings[10, 3]
+    verdicts = torch.cat([b.start.verdict for b in run(agent, readings)])
+    assert (verdicts[12:30, 3] == FROZEN).all()
+    assert (verdicts[:12, 3] == BELIEVED).all()
+    assert (verdicts[30:, 3] == BELIEVED).all()
+    assert (verdicts[:, [0, 1, 2, 4]] == BELIEVED).all()
+
+
+def test_checks_are_off_until_calibrated_and_in_training() -> None:
+    torch.manual_seed(0)
+    wild = 1e3 * torch.randn(20, 1).double().expand(20, N)
+    assert all((b.start.verdict == BELIEVED).all() for b in run(tied_agent(N), wild))
+    frozen = torch.ones(50, N).double()
+    assert all((b.start.verdict == BELIEVED).all() for b in run(tied_agent(N), frozen))
+    agent = checked(0.1)
+    before = agent.initial()["sensors"]
+    for belief in run(agent, wild, fresh=False):
+        assert torch.equal(belief.state["sensors"], before)
+        assert (belief.start.mask == 1).all()
+        assert (belief.start.verdict == BELIEVED).all()
+
+
+def test_what_is_carried_is_named_by_its_rows() -> None:
+    checks = calibrated(spike=1.0)
+    verdict, carried = gate(checks, row(0.0, 0.0, 0.0, 9.0, 0.0))
+    verdict, carried = gate(checks, row(0.0, 0.0, 0.0, 9.0, 0.0), carried)
+    assert carried[0, GATED].tolist() == [0, 0, 0, 1, 0] == [v == DISTRUSTED for v in verdict]
+    assert (carried[0, REPEATS] == 0).all()

@@ -1,0 +1,227 @@
+"""Methods of inference behind one interface: a prior for the tick, refinement steps, and what to carry on.
+
+    amortized      z is the encoder's answer
+    gradient       z <- z - eta_k dF/dz
+    diagonal       z <- z - eta_k dF/dz / diag(Pi + J' L J)
+    gauss_newton   z <- z - eta_k H^-1 dF/dz,  H = E' Pi E + J' L J,  Pi = (A P A' + Q)^-1,  P = H^-1 carried on
+
+In a linear-Gaussian model one gauss_newton step from anywhere is the Kalman filter's update. The others keep a learned
+constant Pi, which makes them constant-gain filters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from runtime.errors import GanglionError
+from training.agent import blocks
+from training.agent.config import InferenceConfig
+from training.agent.model import GenerativeModel, Prior
+
+_INITIAL_VARIANCE = 1.0  # of every latent before the first tick, normalised units
+_LARGEST_VARIANCE = 10.0  # what the carried covariance saturates at when nothing is seen
+
+
+def constant_step(largest: Tensor, smallest: Tensor) -> Tensor:
+    """The best constant step 2 / (L + mu) for curvatures between mu and L."""
+    return 2.0 / (largest + smallest)
+
+
+def chebyshev_steps(largest: Tensor, smallest: Tensor, count: int) -> Tensor:
+    """The `count` steps 2 / [(L + mu) + (L - mu) cos((2k - 1) pi / 2K)] that together contract an error the most."""
+    angles = torch.arange(1, 2 * count, 2, dtype=largest.dtype) * (math.pi / (2 * count))
+    return 2.0 / ((largest + smallest) + (largest - smallest) * angles.cos())
+
+
+class StepSizes(nn.Module):
+    """Positive step sizes eta_k, learned freely or through the bounds mu < L of the curvature."""
+
+    def __init__(self, schedule: str, max_steps: int, largest: float, smallest: float) -> None:
+        super().__init__()
+        self.schedule, self.max_steps = schedule, max_steps
+        start = torch.tensor([math.log(smallest), math.log(largest - smallest)])
+        if schedule == "learned":
+            start = constant_step(torch.tensor(largest), torch.tensor(smallest)).log().expand(max_steps).clone()
+        self.raw = nn.Parameter(start)
+
+    def table(self) -> Tensor:
+        """eta_k of step k (column) when K (row) are made in all, (max_steps + 1, max_steps)."""
+        if self.schedule == "learned":
+            return self.raw.exp().expand(self.max_steps + 1, -1)
+        smallest = self.raw[0].exp()
+        largest = smallest + self.raw[1].exp()
+        if self.schedule == "constant":
+            return constant_step(largest, smallest).expand(self.max_steps + 1, self.max_steps)
+        rows = [nn.functional.pad(chebyshev_steps(largest, smallest, k), (0, self.max_steps - k), value=0.0)
+                for k in range(1, self.max_steps + 1)]  # fmt: skip
+        return torch.stack((torch.zeros_like(rows[0]), *rows))
+
+    def forward(self, k: Tensor, steps: Tensor) -> Tensor:
+        """eta_k (B, 1) of step k () when `steps` (B,) are made in all."""
+        return self.table().flatten().index_select(0, steps * self.max_steps + k).unsqueeze(-1)
+
+
+@dataclass
+class Prediction:
+    """What a tick expects before it looks."""
+
+    prior: Prior
+    mean: Tensor
+    """Prior mean (B, Z)."""
+    x: Tensor
+    """Predicted channels (B, D)."""
+    variance: Tensor
+    """Variance of the prediction of every channel, noise included, (D,) or (B, D)."""
+
+
+class Method(nn.Module):
+    """The amortized method, and what others share: a constant learned prior precision."""
+
+    def __init__(self, model: GenerativeModel) -> None:
+        super().__init__()
+        self.steps: StepSizes | None = None
+        channels = model.observation.order.numel()
+        self.predictive_log_variance = nn.Parameter(torch.full((channels,), -2.0))
+
+    def initial(self, model: GenerativeModel) -> dict[str, Tensor]:
+        """Carried tensors before the first tick, with a batch of one."""
+        return {"z": torch.zeros(1, model.size)}
+
+    def predict(self, model: GenerativeModel, state: dict[str, Tensor], action: Tensor) -> Prediction:
+        """Expectation of the tick from what is carried and the last action (B, A)."""
+        drive, _ = model.transition(state["z"], action)
+        mean = model.prior_mean(drive)
+        log_precision, log_precision_x = log_precisions(model, state["z"], action, mean)
+        prior = Prior(drive, log_precision.exp(), log_precision.sum(-1), log_precision_x)
+        return Prediction(prior, mean, model.predict(mean), self.predictive_log_variance.exp())
+
+    def gain(self, model: GenerativeModel, prediction: Prediction, precision_x: Tensor) -> Tensor:
+        """What multiplies the gradient in every step besides eta_k, (B, Z) or (1,)."""
+        return torch.ones(1, dtype=precision_x.dtype)
+
+    def step(
+        self, model: GenerativeModel, z: Tensor, x: Tensor, precision_x: Tensor, prior: Prior, scale: Tensor
+    ) -> Tensor:
+        """One refinement step from z (B, Z); `scale` is the gain times eta_k. The amortized method makes none."""
+        return z
+
+    def carry(self, model: GenerativeModel, z: Tensor, precision_x: Tensor, prior: Prior) -> dict[str, Tensor]:
+        """What the next tick gets."""
+        return {"z": z}
+
+
+class Gradient(Method):
+    """Plain steps."""
+
+    def __init__(self, model: GenerativeModel, config: InferenceConfig) -> None:
+        super().__init__(model)
+        self.steps = StepSizes(config.schedule, config.max_steps, largest=200.0, smallest=20.0)
+
+    def step(
+        self, model: GenerativeModel, z: Tensor, x: Tensor, precision_x: Tensor, prior: Prior, scale: Tensor
+    ) -> Tensor:
+        return z - scale * model.free_energy_gradient(z, x, precision_x, prior)
+
+
+class Diagonal(Gradient):
+    """Steps divided by the diagonal of the curvature at the prior mean."""
+
+    def __init__(self, model: GenerativeModel, config: InferenceConfig) -> None:
+        super().__init__(model, config)
+        self.steps = StepSizes(config.schedule, config.max_steps, largest=3.0, smallest=1.0)
+
+    def gain(self, model: GenerativeModel, prediction: Prediction, precision_x: Tensor) -> Tensor:
+        _, jacobian = model.predict_with_jacobian(prediction.mean)
+        curvature = (jacobian.square() * precision_x.unsqueeze(-1)).sum(-2)
+        errors = model.latent_error_jacobian(prediction.mean)
+        own = prediction.prior.precision
+        if errors is not None:
+            own = (errors.square() * own.unsqueeze(-1)).sum(-2)
+        return 1.0 / (curvature + own)
+
+
+class GaussNewton(Method):
+    """Steps divided by the whole curvature, in blocks if there are many latents; carries the covariance."""
+
+    def __init__(self, model: GenerativeModel, config: InferenceConfig) -> None:
+        super().__init__(model)
+        del self.predictive_log_variance
+        self.size = config.covariance_block or model.size
+        if model.size % self.size:
+            raise GanglionError(
+                f"covariance_block is {self.size}, expected a divisor of the {model.size} latents, or 0 for all"
+            )
+        self.count = model.size // self.size
+        if self.count > 1:  # blocks overlook each other, so a whole step may go too far
+            self.steps = StepSizes(config.schedule, config.max_steps, largest=2.0, smallest=1.0)
+
+    def initial(self, model: GenerativeModel) -> dict[str, Tensor]:
+        return super().initial(model) | {"P": _INITIAL_VARIANCE * blocks.identity(self.count, self.size)}
+
+    def predict(self, model: GenerativeModel, state: dict[str, Tensor], action: Tensor) -> Prediction:
+        drive, hidden = model.transition(state["z"], action)
+        mean = model.prior_mean(drive)
+        log_precision, log_precision_x = log_precisions(model, state["z"], action, mean)
+        noise = (-log_precision).exp().unflatten(-1, (self.count, self.size)).unsqueeze(-1)
+        moved = blocks.congruence(model.transition_jacobian(hidden), state["P"])
+        covariance, precision, log_det = blocks.conditioned(
+            moved + noise * torch.eye(self.size, dtype=noise.dtype), _LARGEST_VARIANCE
+        )
+        x, jacobian = model.predict_with_jacobian(mean)
+        prior = Prior(drive, precision, -log_det, log_precision_x)
+        errors = model.latent_error_jacobian(mean)
+        if errors is not None:  # covariance of z, of which `covariance` is that of its error
+            jacobian = jacobian @ blocks.inverse(errors)
+        return Prediction(prior, mean, x, blocks.spread(jacobian, covariance) + (-log_precision_x).exp())
+
+    def covariance(self, model: GenerativeModel, z: Tensor, precision_x: Tensor, prior: Prior) -> Tensor:
+        """P = (E' Pi E + J' L J)^-1 at z, (B, n, b, b): Laplace's covariance of the posterior."""
+        _, jacobian = model.predict_with_jacobian(z)
+        own = _own_curvature(prior, model.latent_error_jacobian(z))
+        return blocks.symmetric_inverse(own + blocks.gram(jacobian, precision_x, self.count))
+
+    def step(
+        self, model: GenerativeModel, z: Tensor, x: Tensor, precision_x: Tensor, prior: Prior, scale: Tensor
+    ) -> Tensor:
+        predicted, jacobian = model.predict_with_jacobian(z)
+        errors = model.latent_error_jacobian(z)
+        weighted = prior.weigh(model.latent_error(z, prior.drive))
+        if errors is not None:
+            weighted = _row_times(weighted, errors)
+        weighted_jacobian = jacobian * precision_x.unsqueeze(-1)
+        gradient = weighted - _row_times(x - predicted, weighted_jacobian)
+        curvature = _own_curvature(prior, errors) + blocks.products(weighted_jacobian, jacobian, self.count)
+        change = blocks.times(blocks.inverse(curvature), gradient)
+        return z - (change if self.steps is None else scale * change)
+
+    def carry(self, model: GenerativeModel, z: Tensor, precision_x: Tensor, prior: Prior) -> dict[str, Tensor]:
+        return {"z": z, "P": self.covariance(model, z, precision_x, prior)}
+
+
+def _own_curvature(prior: Prior, errors: Tensor | None) -> Tensor:
+    """E' Pi E, (B, n, b, b)."""
+    return prior.precision if errors is None else blocks.congruence(errors.mT, prior.precision)
+
+
+def _row_times(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Products v' M for each v of (B, n) and M of (B, n, m), (B, m)."""
+    return (rows.unsqueeze(-2) @ matrix).squeeze(-2)
+
+
+def log_precisions(model: GenerativeModel, z_previous: Tensor, action: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-precisions of the temporal prior, (Z,) or (B, Z), and of the channels, (D,) or (B, D)."""
+    latent = model.latent_log_precision(torch.cat((z_previous, action), -1))
+    return latent, model.observation_log_precision(mean)
+
+
+def make_method(model: GenerativeModel, config: InferenceConfig) -> Method:
+    """The method that `config` names. Raises GanglionError if its covariance blocks do not fit."""
+    if config.method == "gradient":
+        return Gradient(model, config)
+    if config.method == "diagonal":
+        return Diagonal(model, config)
+    return GaussNewton(model, config) if config.method == "gauss_newton" else Method(model)

@@ -96,8 +96,8 @@ def test_the_judge_pairs_episodes_and_the_oracle_is_hard_to_beat() -> None:
 
 def test_a_small_study_from_end_to_end_goes_on_where_it_was(tmp_path: Path) -> None:
     options = Options(
-        tasks=("cartpole",), agents=("hold", "amortized"), seeds=(0,), episodes=2, effort=0.001, faults=("dead_gyro", "bias_gyro"),
-        workers=1, output=tmp_path,
+        tasks=("cartpole",), agents=("hold", "amortized"), seeds=(0,), episodes=2, effort=0.001,
+        faults=("dead_gyro", "bias_gyro"), workers=1, output=tmp_path,
     )  # fmt: skip
     main(options)
     results = json.loads((tmp_path / "results.json").read_text())

@@ -73,15 +73,12 @@ def spread(jacobian: Tensor, matrix: Tensor) -> Tensor:
     return ((parts @ matrix) * parts).sum(-1).sum(-2)
 
 
-def saturated(matrix: Tensor, largest: float) -> Tensor:
-    """M scaled by rows and columns so that no diagonal element is above `largest`; stays positive definite."""
-    variances = (matrix * torch.eye(matrix.shape[-1], dtype=matrix.dtype)).sum(-1)
-    scale = (largest / variances.clamp(min=largest)).sqrt()
-    return matrix * scale.unsqueeze(-1) * scale.unsqueeze(-2)
-
-
 def conditioned(matrix: Tensor, largest: float) -> tuple[Tensor, Tensor, Tensor]:
-    """M (B, n, b, b) `saturated`, its inverse and its `log_determinant` (B,), by way of the correlations."""
+    """M (B, n, b, b) saturated, its inverse and its log-determinant (B,), by way of the correlations.
+
+    Saturated is M scaled by rows and columns so that no variance is above `largest`; it stays positive definite. The
+    determinant of the correlations is in (0, 1] where that of M itself may not be a float.
+    """
     variances = (matrix * torch.eye(matrix.shape[-1], dtype=matrix.dtype)).sum(-2, keepdim=True)
     std = variances.sqrt()
     correlations = matrix / (std.mT * std)
@@ -91,12 +88,3 @@ def conditioned(matrix: Tensor, largest: float) -> tuple[Tensor, Tensor, Tensor]
     rest = torch.linalg.det(correlations).clamp(min=smallest).log().unsqueeze(-1).unsqueeze(-1)
     log_det = (rest + 2.0 * std.log().sum(-1, keepdim=True)).flatten(1).sum(-1)
     return correlations * scale, inverse(correlations) / scale, log_det
-
-
-def log_determinant(matrix: Tensor) -> Tensor:
-    """Log det of a positive definite (B, n, b, b), (B,); by way of the correlations, whose determinant is in (0, 1]."""
-    variances = (matrix * torch.eye(matrix.shape[-1], dtype=matrix.dtype)).sum(-1)
-    scale = variances.rsqrt()
-    correlations = matrix * scale.unsqueeze(-1) * scale.unsqueeze(-2)
-    smallest = torch.finfo(matrix.dtype).tiny
-    return (torch.linalg.det(correlations).clamp(min=smallest).log() + variances.log().sum(-1)).sum(-1)

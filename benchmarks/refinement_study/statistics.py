@@ -27,10 +27,9 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Interval:
     """Mean of values (S seeds, E episodes): seeds are resampled, then episodes, the same ones for every seed."""
     rng = np.random.default_rng(seed)
     seeds, episodes = values.shape
-    means = np.empty(_RESAMPLES)
-    for i in range(_RESAMPLES):
-        rows = values[rng.integers(seeds, size=seeds)].mean(0)
-        means[i] = rows[rng.integers(episodes, size=episodes)].mean()
+    seed_counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), _RESAMPLES)
+    episode_counts = rng.multinomial(episodes, np.full(episodes, 1 / episodes), _RESAMPLES)
+    means = ((seed_counts @ values) * episode_counts).sum(1) / (seeds * episodes)
     low, high = np.quantile(means, (0.025, 0.975))
     return Interval(float(values.mean()), float(low), float(high))
 

@@ -32,9 +32,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from export.exporter import carried_states, refinement_of
 from export.graph import build_model
 from runtime.bundle import Bundle
-from runtime.contract import Action, Contract, Health, Node, Observation, Provenance, Refinement, State
+from runtime.contract import Action, Contract, Health, Node, Observation, Provenance
 from runtime.controller import Controller
 from runtime.files import write_json
 from runtime.inference import Inference
@@ -167,8 +168,6 @@ def _contract(agent: Agent) -> Contract:
     """Of a robot that has nothing but channels and joints."""
     d, a = agent.observation_size, agent.action_size
     channels, joints = tuple(f"channel_{i}" for i in range(d)), tuple(f"joint_{i}" for i in range(a))
-    settings = agent.config.inference
-    most = 0 if settings.method == "amortized" else settings.max_steps
     return Contract(
         robot="random",
         rate_hz=100.0,
@@ -184,8 +183,8 @@ def _contract(agent: Agent) -> Contract:
         ),
         nodes=agent.config.nodes,
         acting_node=agent.config.acting_node,
-        states=tuple(State(n, tuple(v.shape), tuple(v.flatten().tolist())) for n, v in agent.initial().items()),
-        refinement=Refinement(settings.method, min(settings.default_steps, most), most, (), 0),
+        states=carried_states(agent),
+        refinement=refinement_of(agent),
         health=Health(),
         provenance=Provenance("none", "none", 0, 0, "benchmarks/tick.py", "none", "", {}),
     )  # fmt: skip

@@ -89,10 +89,8 @@ def describe(agent: Agent, config: TrainConfig, steps: int) -> Contract:
         action=task.action,
         nodes=config.agent.nodes,
         acting_node=config.agent.acting_node,
-        states=tuple(
-            State(name, tuple(value.shape), tuple(value.flatten().tolist())) for name, value in agent.initial().items()
-        ),
-        refinement=_refinement(agent),
+        states=carried_states(agent),
+        refinement=refinement_of(agent),
         health=Health(),
         provenance=Provenance(
             task=config.task,
@@ -107,7 +105,12 @@ def describe(agent: Agent, config: TrainConfig, steps: int) -> Contract:
     )
 
 
-def _refinement(agent: Agent) -> Refinement:
+def carried_states(agent: Agent) -> tuple[State, ...]:
+    """What the agent's graph carries from tick to tick."""
+    return tuple(State(n, tuple(v.shape), tuple(v.flatten().tolist())) for n, v in agent.initial().items())
+
+
+def refinement_of(agent: Agent) -> Refinement:
     """The amortized method makes no steps, whatever its settings allow."""
     settings, steps = agent.config.inference, agent.method.steps
     refines = settings.method != "amortized"

@@ -43,9 +43,14 @@ def load_config(run: Path) -> TrainConfig:
 
 def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
     """Write `state` so that a crash leaves either the old or the new checkpoint whole."""
-    temporary = run / (CHECKPOINT + ".tmp")
+    save_tensors(run / CHECKPOINT, state)
+
+
+def save_tensors(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to `path`, all or nothing."""
+    temporary = path.with_name(path.name + ".tmp")
     torch.save(state, temporary)
-    temporary.replace(run / CHECKPOINT)
+    temporary.replace(path)
 
 
 def load_checkpoint(run: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from runtime.errors import GanglionError
-from training.agent.inference import log_precisions
+from training.agent.inference import constant_prior
 from training.agent.model import GenerativeModel, LogPrecision, Prior, gaussian_energy
 from training.agent.networks import Conditional, SkipMLP
 
@@ -36,9 +36,7 @@ def standard_prior(model: GenerativeModel, batch: int) -> Prior:
 
 def temporal_prior(model: GenerativeModel, z_previous: Tensor, action: Tensor) -> Prior:
     """p(z_t | z_{t-1}, a_{t-1}) with the model's own precisions, for z_{t-1} (B, Z) and a_{t-1} (B, A)."""
-    drive = model.drive(z_previous, action)
-    log_precision, log_precision_x = log_precisions(model, z_previous, action, model.prior_mean(drive))
-    return Prior(drive, log_precision.exp(), log_precision.sum(-1), log_precision_x)
+    return constant_prior(model, z_previous, action)[0]
 
 
 def sample_prior(model: GenerativeModel, prior: Prior, noise: Tensor) -> Tensor:

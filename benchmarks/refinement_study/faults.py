@@ -130,12 +130,15 @@ class _Linear:
 
 
 @dataclass
-class _Stuck:
+class Stuck:
+    """From tick `start` on, the readings of `channels` stay what they were."""
+
     channels: np.ndarray
+    start: int
     held: np.ndarray | None = None
 
     def apply(self, readings: np.ndarray, mask: np.ndarray, tick: int) -> Faulted:
-        if tick < START:
+        if tick < self.start:
             return readings, mask
         if self.held is None:
             self.held = readings[:, self.channels].copy()
@@ -183,7 +186,7 @@ def _undetected() -> dict[str, Fault]:
 
     def stuck(target: str) -> Fault:
         channels = LAYOUT.channel_indices(target)
-        return Fault(UNDETECTED, lambda rng: _Stuck(channels))
+        return Fault(UNDETECTED, lambda rng: Stuck(channels, START))
 
     def delay(target: str) -> Fault:
         channels = LAYOUT.channel_indices(target)

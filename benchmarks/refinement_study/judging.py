@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.refinement_study.pilots import Pilot, Predictive
 from runtime.contract import Layout
+from training.agent.agent import Belief
 from training.agent.sensors import DISTRUSTED, FROZEN
 
 WINDOW = 50  # ticks over which a health signal is averaged before it is compared
@@ -73,7 +74,8 @@ def judge(pilot: Pilot, arena: Arena, steps: int, checks: bool, estimate: int) -
     state = pilot.initial(rows)
     previous = torch.zeros(rows, layout.joints)
     k = torch.full((rows,), steps)
-    fresh = torch.ones(rows, layout.size) if checks else None
+    if isinstance(pilot, Predictive):
+        pilot.checks = checks
     cost, final, square, ticks = (np.zeros(rows) for _ in range(4))
     gated, frozen = np.zeros((rows, layout.size)), np.zeros((rows, layout.size))
     signals = Signals(rows)
@@ -82,24 +84,23 @@ def judge(pilot: Pilot, arena: Arena, steps: int, checks: bool, estimate: int) -
         x = np.where(mask > 0, (readings - layout.mean) / layout.scale, 0.0)
         normalised, seen = torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(mask, dtype=torch.float32)
         truth, alive = arena.truth(), arena.alive()
-        if isinstance(pilot, Predictive):
-            belief = pilot.agent.infer(normalised, seen, previous, state, k, fresh)
-            action, state = pilot.agent.act(belief.z), belief.state
-            square += alive * (belief.z[:, estimate].numpy() - truth) ** 2
-            verdict = belief.start.verdict.numpy()
+        action, state, record = pilot.tick(normalised, seen, previous, state, k)
+        if isinstance(record, Belief):
+            square += alive * (record.z[:, estimate].numpy() - truth) ** 2
+            verdict = record.start.verdict.numpy()
             gated += verdict == DISTRUSTED
             frozen += verdict == FROZEN
             if tick >= arena.start:
-                signals.add(belief.free_energy, belief.start.innovation, seen)
+                signals.add(record.free_energy, record.start.innovation, seen)
         else:
-            action, state, _ = pilot.tick(normalised, seen, previous, state, k)
             square += np.nan
         ticks += alive
         arena.step(np.clip(action.numpy().astype(np.float64), -1.0, 1.0))
         previous = torch.as_tensor(arena.executed(), dtype=torch.float32)
-        cost += arena.cost()
+        now = arena.cost()
+        cost += now
         if tick >= arena.ticks - FINAL:
-            final += arena.cost()
+            final += now
     shape = (len(arena.faults), arena.episodes)
     return Verdict(
         cost=(cost / arena.ticks).reshape(shape),

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from benchmarks.refinement_study.faults import MASKED, NOMINAL, UNDETECTED, Fault, Faulted
+from benchmarks.refinement_study.faults import MASKED, NOMINAL, UNDETECTED, Fault, Faulted, Stuck
 from benchmarks.refinement_study.kuka_expert import expert_action
 from runtime.contract import Layout
 from sim.env import RobotEnv
@@ -178,23 +178,6 @@ class _Added:
         return readings + self.offset + self.noise * self.rng.standard_normal(readings.shape), mask
 
 
-@dataclass
-class _Stuck:
-    """The readings of `channels` stay what they were."""
-
-    channels: np.ndarray
-    held: np.ndarray | None = None
-
-    def apply(self, readings: np.ndarray, mask: np.ndarray, tick: int) -> Faulted:
-        if tick < START:
-            return readings, mask
-        if self.held is None:
-            self.held = readings[:, self.channels].copy()
-        result = readings.copy()
-        result[:, self.channels] = self.held
-        return result, mask
-
-
 def _lost(*targets: str, seconds: float = np.inf) -> Fault:
     channels = np.concatenate([LAYOUT.channel_indices(t) for t in targets])
     return Fault(MASKED, lambda rng: _Lost(channels, rng, ticks=seconds * KukaReach.rate_hz))
@@ -209,7 +192,7 @@ def _biased(channel: str, offset: float) -> Fault:
 
 
 def _stuck(target: str) -> Fault:
-    return Fault(UNDETECTED, lambda rng: _Stuck(LAYOUT.channel_indices(target)))
+    return Fault(UNDETECTED, lambda rng: Stuck(LAYOUT.channel_indices(target), START))
 
 
 def _faults() -> dict[str, Fault]:

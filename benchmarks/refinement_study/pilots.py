@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.agent.agent import Agent, State
+from training.agent.agent import Agent, State, put_back
 from training.agent.networks import mlp
 from training.world_model import Sequences, filter_loss
 
@@ -40,8 +40,7 @@ class Pilot(nn.Module, ABC):
 
     def restarted(self, state: State, first: Tensor) -> State:
         """`state` with the rows where first (N,) is one put back to before the first tick."""
-        fresh = self.initial(1)
-        return {n: torch.where(first.reshape(-1, *[1] * (v.dim() - 1)) > 0, fresh[n], v) for n, v in state.items()}
+        return put_back(state, first, self.initial(1))
 
 
 class HoldMLP(Pilot):
@@ -108,12 +107,14 @@ class Predictive(Pilot):
     def __init__(self, agent: Agent, overshoot: int) -> None:
         super().__init__()
         self.agent, self.overshoot = agent, overshoot
+        self.checks = False
+        """Whether the sensor checks are on."""
 
     def initial(self, count: int) -> State:
         return self.agent.initial(count)
 
     def tick(self, x: Tensor, mask: Tensor, action: Tensor, state: State, steps: Tensor) -> tuple[Tensor, State, Any]:
-        fresh = None if self.training else torch.ones_like(x)
+        fresh = torch.ones_like(x) if self.checks else None
         belief = self.agent.infer(x, mask, action, state, steps, fresh)
         return self.agent.act(belief.z), belief.state, belief
 

@@ -17,6 +17,7 @@ from benchmarks.refinement_study.judging import judge
 from benchmarks.refinement_study.pilots import Pilot, Predictive
 from benchmarks.refinement_study.sensor_bounds import calibrate_checks
 from runtime.files import write_json
+from training.checkpoint import save_tensors
 
 JUDGED_FROM = 1_000_000  # seed of the episodes in which everyone is judged
 CALIBRATED_FROM = 2_000_000
@@ -83,9 +84,7 @@ def _trained(unit: Unit, folder: Path, report: Report) -> Pilot:
         lambda done, terms: report("train", done, updates) if done % _EVERY == 0 else None,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    partial = weights.with_suffix(".tmp")
-    torch.save(pilot.state_dict(), partial)
-    partial.replace(weights)
+    save_tensors(weights, pilot.state_dict())
     return pilot
 
 

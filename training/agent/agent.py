@@ -21,6 +21,11 @@ State = dict[str, Tensor]
 P (B, n, b, b) where the method carries a covariance."""
 
 
+def put_back(state: State, first: Tensor, initial: State) -> State:
+    """`state` with the rows where first (B,) is one replaced by `initial`, of one row."""
+    return {n: torch.where(first.reshape(-1, *[1] * (v.dim() - 1)) > 0, initial[n], v) for n, v in state.items()}
+
+
 @dataclass
 class Start:
     """What the refinement of one tick starts from."""
@@ -90,8 +95,7 @@ class Agent(nn.Module):
 
     def restarted(self, state: State, first: Tensor) -> State:
         """`state` with the rows where first (B,) is one put back to before the first tick."""
-        fresh = self.initial()
-        return {n: torch.where(first.reshape(-1, *[1] * (v.dim() - 1)) > 0, fresh[n], v) for n, v in state.items()}
+        return put_back(state, first, self.initial())
 
     def start(
         self, x: Tensor, mask: Tensor, action: Tensor, state: State, fresh: Tensor | None = None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runtime.contract import Node
+from runtime.contract import REFINEMENT_METHODS, Node
 from runtime.errors import GanglionError
 
-METHODS = ("amortized", "gradient", "diagonal", "gauss_newton")
 SCHEDULES = ("constant", "chebyshev", "learned")
 
 
@@ -29,8 +28,9 @@ class InferenceConfig:
     """Largest number of refinement steps."""
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise GanglionError(f"there is no inference method '{self.method}'; expected one of {', '.join(METHODS)}")
+        if self.method not in REFINEMENT_METHODS:
+            known = ", ".join(REFINEMENT_METHODS)
+            raise GanglionError(f"there is no inference method '{self.method}'; expected one of {known}")
         if self.schedule not in SCHEDULES:
             raise GanglionError(f"there is no schedule '{self.schedule}'; expected one of {', '.join(SCHEDULES)}")
         if not 0 <= self.default_steps <= self.max_steps:

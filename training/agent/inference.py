@@ -93,10 +93,7 @@ class Method(nn.Module):
 
     def predict(self, model: GenerativeModel, state: dict[str, Tensor], action: Tensor) -> Prediction:
         """Expectation of the tick from what is carried and the last action (B, A)."""
-        drive, _ = model.transition(state["z"], action)
-        mean = model.prior_mean(drive)
-        log_precision, log_precision_x = log_precisions(model, state["z"], action, mean)
-        prior = Prior(drive, log_precision.exp(), log_precision.sum(-1), log_precision_x)
+        prior, mean = constant_prior(model, state["z"], action)
         return Prediction(prior, mean, model.predict(mean), self.predictive_log_variance.exp())
 
     def gain(self, model: GenerativeModel, prediction: Prediction, precision_x: Tensor) -> Tensor:
@@ -165,7 +162,7 @@ class GaussNewton(Method):
     def predict(self, model: GenerativeModel, state: dict[str, Tensor], action: Tensor) -> Prediction:
         drive, hidden = model.transition(state["z"], action)
         mean = model.prior_mean(drive)
-        log_precision, log_precision_x = log_precisions(model, state["z"], action, mean)
+        log_precision, log_precision_x = _log_precisions(model, state["z"], action, mean)
         noise = (-log_precision).exp().unflatten(-1, (self.count, self.size)).unsqueeze(-1)
         moved = blocks.congruence(model.transition_jacobian(hidden), state["P"])
         covariance, precision, log_det = blocks.conditioned(
@@ -212,7 +209,15 @@ def _row_times(rows: Tensor, matrix: Tensor) -> Tensor:
     return (rows.unsqueeze(-2) @ matrix).squeeze(-2)
 
 
-def log_precisions(model: GenerativeModel, z_previous: Tensor, action: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+def constant_prior(model: GenerativeModel, z_previous: Tensor, action: Tensor) -> tuple[Prior, Tensor]:
+    """p(z_t | z_{t-1}, a_{t-1}) with the model's own diagonal precisions, and its mean (B, Z)."""
+    drive = model.drive(z_previous, action)
+    mean = model.prior_mean(drive)
+    log_precision, log_precision_x = _log_precisions(model, z_previous, action, mean)
+    return Prior(drive, log_precision.exp(), log_precision.sum(-1), log_precision_x), mean
+
+
+def _log_precisions(model: GenerativeModel, z_previous: Tensor, action: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Log-precisions of the temporal prior, (Z,) or (B, Z), and of the channels, (D,) or (B, D)."""
     latent = model.latent_log_precision(torch.cat((z_previous, action), -1))
     return latent, model.observation_log_precision(mean)

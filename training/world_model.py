@@ -141,13 +141,11 @@ def _overshooting(agent: Agent, data: Sequences, beliefs: list[Belief], depth: i
     total, count = torch.zeros(()), torch.zeros(())
     for d in range(1, depth + 1):
         valid = valid * (1.0 - data.first[starts + d])
-        prediction = agent.method.predict(agent.model, state, data.previous_action[starts + d].flatten(0, 1))
-        blind = torch.zeros_like(data.x[starts + d].flatten(0, 1))
-        state = state | agent.method.carry(agent.model, prediction.mean, blind, prediction.prior)
+        state, x, variance = agent.method.foresee(agent.model, state, data.previous_action[starts + d].flatten(0, 1))
         if d == 1:
             continue
-        variance = prediction.variance if carries else d * prediction.variance.detach()
-        energy = _energy(data.x[starts + d].flatten(0, 1) - prediction.x, variance).mean(-1)
+        variance = variance if carries else d * variance.detach()
+        energy = _energy(data.x[starts + d].flatten(0, 1) - x, variance).mean(-1)
         total, count = total + (valid.flatten() * energy).sum(), count + valid.sum()
     return total / count.clamp(min=1.0)
 

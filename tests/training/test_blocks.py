@@ -32,13 +32,13 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
 
 
 def saturate(matrix: Tensor, largest: float) -> Tensor:
-    saturated, inverse, _ = blocks.conditioned(matrix, largest)
-    close(inverse @ saturated, torch.eye(matrix.shape[-1]).to(matrix).expand_as(matrix), 1e-7)
-    return saturated
+    covariance = blocks.Covariance.saturated(matrix, largest)
+    close(covariance.inverse() @ covariance.matrix, torch.eye(matrix.shape[-1]).to(matrix).expand_as(matrix), 1e-7)
+    return covariance.matrix
 
 
 def log_determinant(matrix: Tensor) -> Tensor:
-    return blocks.conditioned(matrix, math.inf)[2]
+    return blocks.Covariance.saturated(matrix, math.inf).log_det()
 
 
 @given(shapes, st.integers(1, 5), st.integers(0, 2**31))

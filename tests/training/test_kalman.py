@@ -38,7 +38,7 @@ def test_one_step_from_anywhere_is_the_kalman_update(graph: str) -> None:
     start, prediction = agent.start(x, mask, action, state)
     anywhere = [agent.refine(v, x, start, torch.tensor(0), torch.ones(B, dtype=torch.int64))
                 for v in (start.z, 5 * torch.randn_like(z), torch.zeros_like(z))]  # fmt: skip
-    covariance = agent.method.carry(agent.model, 3 * z, start.precision_x, start.prior)["P"]
+    covariance = agent.method.carry(3 * z, start.gain)["P"]
     for b in range(B):
         prior = system.predict(numbers(z[b]), numbers(state["P"][b, 0]), numbers(action[b]))
         close(prediction.mean[b], prior[0])
@@ -88,7 +88,7 @@ def test_free_energy_is_a_bound_that_the_posterior_meets(graph: str) -> None:
     start, _ = agent.start(x, mask, action, state)
     with torch.no_grad():
         mean = agent.refine(start.z, x, start, torch.tensor(0), torch.ones(B, dtype=torch.int64))
-        posterior = agent.method.carry(model, mean, start.precision_x, start.prior)["P"][:, 0]
+        posterior = start.gain[:, 0]
         hessian = torch.linalg.inv(posterior)
 
         def bound(q_mean: Tensor, q_covariance: Tensor) -> Tensor:
@@ -160,8 +160,9 @@ def test_covariance_stays_positive_definite_in_float32_through_long_outages(grap
             mask[2, 1:] = 0.0
             prediction = method.predict(model, state, action)
             precision_x = mask * prediction.prior.log_precision_x.exp()
-            z = method.step(model, prediction.mean, x, precision_x, prediction.prior, torch.ones(1))
-            state = method.carry(model, z, precision_x, prediction.prior)
+            gain = method.gain(model, prediction, precision_x)
+            z = method.step(model, prediction.mean, x, precision_x, prediction.prior, gain, torch.ones(1))
+            state = method.carry(z, gain)
             covariance = state["P"]
             assert torch.equal(covariance, covariance.mT)
             if tick % 10 == 0:
@@ -223,7 +224,9 @@ def test_blocks_overlook_each_other_but_converge_to_the_same_mean() -> None:
     refined = start.z
     with torch.no_grad():
         for _ in range(300):
-            refined = agent.method.step(agent.model, refined, x, start.precision_x, start.prior, torch.tensor(0.5))
+            refined = agent.method.step(
+                agent.model, refined, x, start.precision_x, start.prior, start.gain, torch.tensor(0.5)
+            )
         sensor = agent.model.predict_with_jacobian(z)[1]
         pi = dense(start.prior.precision)
         hessian = pi + sensor.mT @ start.precision_x.diag_embed() @ sensor

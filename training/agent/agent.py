@@ -36,7 +36,7 @@ class Start:
     precision_x: Tensor
     """Precision of each channel, zero where it is not believed (B, D)."""
     gain: Tensor
-    """Multiplies the gradient in every step, (B, Z) or (1,)."""
+    """Multiplies the gradient in every step, (B, n, b, b), (B, Z) or (1,)."""
     mask: Tensor
     """(B, D), one where the channel is believed after the checks."""
     innovation: Tensor
@@ -118,8 +118,8 @@ class Agent(nn.Module):
 
     def refine(self, z: Tensor, x: Tensor, start: Start, k: Tensor, steps: Tensor) -> Tensor:
         """Step k () of `steps` (B,) in all, from z (B, Z)."""
-        scale = start.gain if self.method.steps is None else start.gain * self.method.steps(k, steps)
-        stepped = self.method.step(self.model, z, x, start.precision_x, start.prior, scale)
+        eta = None if self.method.steps is None else self.method.steps(k, steps)
+        stepped = self.method.step(self.model, z, x, start.precision_x, start.prior, start.gain, eta)
         return stepped.clamp(-_FARTHEST, _FARTHEST)
 
     def finish(self, start: Start, z: Tensor, x: Tensor) -> tuple[State, Tensor]:
@@ -134,7 +134,7 @@ class Agent(nn.Module):
         if rows > 1:
             best = best * rows + torch.arange(rows, device=z.device)
         guarded = candidates.reshape(-1, z.shape[-1]).index_select(0, best)
-        carried = self.method.carry(self.model, guarded, start.precision_x, start.prior)
+        carried = self.method.carry(guarded, start.gain)
         return carried | {"sensors": start.sensors}, energies.amin(0, keepdim=True).flatten()
 
     def infer(

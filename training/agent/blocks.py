@@ -6,6 +6,7 @@ With b = Z everything here is exact. Smaller blocks drop the covariance between 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -73,18 +74,36 @@ def spread(jacobian: Tensor, matrix: Tensor) -> Tensor:
     return ((parts @ matrix) * parts).sum(-1).sum(-2)
 
 
-def conditioned(matrix: Tensor, largest: float) -> tuple[Tensor, Tensor, Tensor]:
-    """M (B, n, b, b) saturated, its inverse and its log-determinant (B,), by way of the correlations.
+@dataclass
+class Covariance:
+    """Covariance matrices (B, n, b, b) as correlations and standard deviations."""
 
-    Saturated is M scaled by rows and columns so that no variance is above `largest`; it stays positive definite. The
-    determinant of the correlations is in (0, 1] where that of M itself may not be a float.
-    """
-    variances = (matrix * torch.eye(matrix.shape[-1], dtype=matrix.dtype)).sum(-2, keepdim=True)
-    std = variances.sqrt()
-    correlations = matrix / (std.mT * std)
-    std = std.clamp(max=math.sqrt(largest))
-    scale = std.mT * std
-    smallest = torch.finfo(matrix.dtype).tiny
-    rest = torch.linalg.det(correlations).clamp(min=smallest).log().unsqueeze(-1).unsqueeze(-1)
-    log_det = (rest + 2.0 * std.log().sum(-1, keepdim=True)).flatten(1).sum(-1)
-    return correlations * scale, inverse(correlations) / scale, log_det
+    correlations: Tensor
+    """(B, n, b, b)."""
+    std: Tensor
+    """(B, n, 1, b)."""
+
+    @classmethod
+    def saturated(cls, matrix: Tensor, largest: float) -> Covariance:
+        """M (B, n, b, b) scaled by rows and columns so that no variance is above `largest`; it stays definite."""
+        variances = (matrix * torch.eye(matrix.shape[-1], dtype=matrix.dtype)).sum(-2, keepdim=True)
+        std = variances.sqrt()
+        return cls(matrix / (std.mT * std), std.clamp(max=math.sqrt(largest)))
+
+    @property
+    def matrix(self) -> Tensor:
+        """(B, n, b, b)."""
+        return self.correlations * (self.std.mT * self.std)
+
+    def inverse(self) -> Tensor:
+        """(B, n, b, b)."""
+        return inverse(self.correlations) / (self.std.mT * self.std)
+
+    def log_det(self) -> Tensor:
+        """Of the whole block-diagonal matrix (B,).
+
+        The determinant of the correlations is in (0, 1] where that of the matrix may not be a float.
+        """
+        smallest = torch.finfo(self.std.dtype).tiny
+        rest = torch.linalg.det(self.correlations).clamp(min=smallest).log().unsqueeze(-1).unsqueeze(-1)
+        return (rest + 2.0 * self.std.log().sum(-1, keepdim=True)).flatten(1).sum(-1)

@@ -5,8 +5,10 @@
     diagonal       z <- z - eta_k dF/dz / diag(Pi + J' L J)
     gauss_newton   z <- z - eta_k H^-1 dF/dz,  H = E' Pi E + J' L J,  Pi = (A P A' + Q)^-1,  P = H^-1 carried on
 
-In a linear-Gaussian model one gauss_newton step from anywhere is the Kalman filter's update. The others keep a learned
-constant Pi, which makes them constant-gain filters.
+Curvatures are taken once a tick, at the prior mean, as an extended Kalman filter takes them, so that a further step
+costs a gradient and a product; the gradient is that at z, so the steps still end where F is least. In a linear-Gaussian
+model one gauss_newton step from anywhere is the Kalman filter's update. The others keep a learned constant Pi, which
+makes them constant-gain filters.
 """
 
 from __future__ import annotations
@@ -76,6 +78,8 @@ class Prediction:
     """Predicted channels (B, D)."""
     variance: Tensor
     """Variance of the prediction of every channel, noise included, (D,) or (B, D)."""
+    jacobian: Tensor | None = None
+    """J (B, D, Z) at the prior mean, where the method has needed it."""
 
 
 class Method(nn.Module):
@@ -91,22 +95,36 @@ class Method(nn.Module):
         """Carried tensors before the first tick, with a batch of one."""
         return {"z": torch.zeros(1, model.size)}
 
+    def foresee(
+        self, model: GenerativeModel, state: dict[str, Tensor], action: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """What a tick that sees nothing carries on, and the `x` and `variance` of its prediction."""
+        mean = model.prior_mean(model.drive(state["z"], action))
+        return {"z": mean}, model.predict(mean), self.predictive_log_variance.exp()
+
     def predict(self, model: GenerativeModel, state: dict[str, Tensor], action: Tensor) -> Prediction:
         """Expectation of the tick from what is carried and the last action (B, A)."""
         prior, mean = constant_prior(model, state["z"], action)
         return Prediction(prior, mean, model.predict(mean), self.predictive_log_variance.exp())
 
     def gain(self, model: GenerativeModel, prediction: Prediction, precision_x: Tensor) -> Tensor:
-        """What multiplies the gradient in every step besides eta_k, (B, Z) or (1,)."""
+        """What multiplies the gradient in every step besides eta_k: (B, n, b, b), (B, Z) or (1,)."""
         return torch.ones(1, dtype=precision_x.dtype)
 
     def step(
-        self, model: GenerativeModel, z: Tensor, x: Tensor, precision_x: Tensor, prior: Prior, scale: Tensor
+        self,
+        model: GenerativeModel,
+        z: Tensor,
+        x: Tensor,
+        precision_x: Tensor,
+        prior: Prior,
+        gain: Tensor,
+        eta: Tensor | None = None,
     ) -> Tensor:
-        """One refinement step from z (B, Z); `scale` is the gain times eta_k. The amortized method makes none."""
+        """One refinement step from z (B, Z), eta (B, 1) or () of a whole one. The amortized method makes none."""
         return z
 
-    def carry(self, model: GenerativeModel, z: Tensor, precision_x: Tensor, prior: Prior) -> dict[str, Tensor]:
+    def carry(self, z: Tensor, gain: Tensor) -> dict[str, Tensor]:
         """What the next tick gets."""
         return {"z": z}
 
@@ -119,8 +137,16 @@ class Gradient(Method):
         self.steps = StepSizes(config.schedule, config.max_steps, largest=200.0, smallest=20.0)
 
     def step(
-        self, model: GenerativeModel, z: Tensor, x: Tensor, precision_x: Tensor, prior: Prior, scale: Tensor
+        self,
+        model: GenerativeModel,
+        z: Tensor,
+        x: Tensor,
+        precision_x: Tensor,
+        prior: Prior,
+        gain: Tensor,
+        eta: Tensor | None = None,
     ) -> Tensor:
+        scale = gain if eta is None else gain * eta
         return z - scale * model.free_energy_gradient(z, x, precision_x, prior)
 
 
@@ -141,6 +167,22 @@ class Diagonal(Gradient):
         return 1.0 / (curvature + own)
 
 
+@dataclass
+class _Forecast:
+    """A Gaussian belief moved on by one tick."""
+
+    drive: Tensor
+    mean: Tensor
+    covariance: blocks.Covariance
+    """Of the error e."""
+    tree: Tensor | None
+    """E^-1 (B, Z, Z), which makes z of the error; None for the identity."""
+    x: Tensor
+    jacobian: Tensor
+    variance: Tensor
+    log_precision_x: Tensor
+
+
 class GaussNewton(Method):
     """Steps divided by the whole curvature, in blocks if there are many latents; carries the covariance."""
 
@@ -159,54 +201,58 @@ class GaussNewton(Method):
     def initial(self, model: GenerativeModel) -> dict[str, Tensor]:
         return super().initial(model) | {"P": _INITIAL_VARIANCE * blocks.identity(self.count, self.size)}
 
+    def foresee(
+        self, model: GenerativeModel, state: dict[str, Tensor], action: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        f = self._forecast(model, state, action)
+        covariance = f.covariance.matrix if f.tree is None else blocks.congruence(f.tree, f.covariance.matrix)
+        return {"z": f.mean, "P": covariance}, f.x, f.variance
+
     def predict(self, model: GenerativeModel, state: dict[str, Tensor], action: Tensor) -> Prediction:
+        f = self._forecast(model, state, action)
+        prior = Prior(f.drive, f.covariance.inverse(), -f.covariance.log_det(), f.log_precision_x)
+        return Prediction(prior, f.mean, f.x, f.variance, f.jacobian)
+
+    def _forecast(self, model: GenerativeModel, state: dict[str, Tensor], action: Tensor) -> _Forecast:
         drive, hidden = model.transition(state["z"], action)
         mean = model.prior_mean(drive)
         log_precision, log_precision_x = _log_precisions(model, state["z"], action, mean)
         noise = (-log_precision).exp().unflatten(-1, (self.count, self.size)).unsqueeze(-1)
         moved = blocks.congruence(model.transition_jacobian(hidden), state["P"])
-        covariance, precision, log_det = blocks.conditioned(
+        covariance = blocks.Covariance.saturated(
             moved + noise * torch.eye(self.size, dtype=noise.dtype), _LARGEST_VARIANCE
         )
         x, jacobian = model.predict_with_jacobian(mean)
-        prior = Prior(drive, precision, -log_det, log_precision_x)
         errors = model.latent_error_jacobian(mean)
-        if errors is not None:  # covariance of z, of which `covariance` is that of its error
-            jacobian = jacobian @ blocks.inverse(errors)
-        return Prediction(prior, mean, x, blocks.spread(jacobian, covariance) + (-log_precision_x).exp())
+        tree = None if errors is None else blocks.inverse(errors)
+        sensed = jacobian if tree is None else jacobian @ tree
+        variance = blocks.spread(sensed, covariance.matrix) + (-log_precision_x).exp()
+        return _Forecast(drive, mean, covariance, tree, x, jacobian, variance, log_precision_x)
 
-    def covariance(self, model: GenerativeModel, z: Tensor, precision_x: Tensor, prior: Prior) -> Tensor:
-        """P = (E' Pi E + J' L J)^-1 at z, (B, n, b, b): Laplace's covariance of the posterior."""
-        _, jacobian = model.predict_with_jacobian(z)
-        own = _own_curvature(prior, model.latent_error_jacobian(z))
-        return blocks.symmetric_inverse(own + blocks.gram(jacobian, precision_x, self.count))
+    def gain(self, model: GenerativeModel, prediction: Prediction, precision_x: Tensor) -> Tensor:
+        """P = (E' Pi E + J' L J)^-1 (B, n, b, b), the covariance of the posterior."""
+        assert prediction.jacobian is not None
+        errors = model.latent_error_jacobian(prediction.mean)
+        own = prediction.prior.precision
+        if errors is not None:
+            own = blocks.congruence(errors.mT, own)
+        return blocks.symmetric_inverse(own + blocks.gram(prediction.jacobian, precision_x, self.count))
 
     def step(
-        self, model: GenerativeModel, z: Tensor, x: Tensor, precision_x: Tensor, prior: Prior, scale: Tensor
+        self,
+        model: GenerativeModel,
+        z: Tensor,
+        x: Tensor,
+        precision_x: Tensor,
+        prior: Prior,
+        gain: Tensor,
+        eta: Tensor | None = None,
     ) -> Tensor:
-        predicted, jacobian = model.predict_with_jacobian(z)
-        errors = model.latent_error_jacobian(z)
-        weighted = prior.weigh(model.latent_error(z, prior.drive))
-        if errors is not None:
-            weighted = _row_times(weighted, errors)
-        weighted_jacobian = jacobian * precision_x.unsqueeze(-1)
-        gradient = weighted - _row_times(x - predicted, weighted_jacobian)
-        curvature = _own_curvature(prior, errors) + blocks.products(weighted_jacobian, jacobian, self.count)
-        change = blocks.times(blocks.inverse(curvature), gradient)
-        return z - (change if self.steps is None else scale * change)
+        change = blocks.times(gain, model.free_energy_gradient(z, x, precision_x, prior))
+        return z - (change if eta is None else eta * change)
 
-    def carry(self, model: GenerativeModel, z: Tensor, precision_x: Tensor, prior: Prior) -> dict[str, Tensor]:
-        return {"z": z, "P": self.covariance(model, z, precision_x, prior)}
-
-
-def _own_curvature(prior: Prior, errors: Tensor | None) -> Tensor:
-    """E' Pi E, (B, n, b, b)."""
-    return prior.precision if errors is None else blocks.congruence(errors.mT, prior.precision)
-
-
-def _row_times(rows: Tensor, matrix: Tensor) -> Tensor:
-    """Products v' M for each v of (B, n) and M of (B, n, m), (B, m)."""
-    return (rows.unsqueeze(-2) @ matrix).squeeze(-2)
+    def carry(self, z: Tensor, gain: Tensor) -> dict[str, Tensor]:
+        return {"z": z, "P": gain}
 
 
 def constant_prior(model: GenerativeModel, z_previous: Tensor, action: Tensor) -> tuple[Prior, Tensor]:

@@ -71,6 +71,7 @@ def main(options: Options) -> None:
         for task in options.tasks
         for seed in options.seeds
         for agent in options.agents
+        if task in CONTESTANTS[agent].tasks and (CONTESTANTS[agent].schedule or seed == options.seeds[0])
     ]
     results = _run(units, options)
     for path in write_report(results, options.output):

@@ -1,7 +1,7 @@
 """Calibration of the sensor checks, so that they hardly ever mask a channel of a robot whose sensors are well.
 
 The bounds come from nominal episodes with the checks off; what they then do wrong is measured on other episodes with
-the checks on, since a masked channel changes the belief.
+the checks on, since a masked channel changes the belief. Who flies the episodes does not matter here.
 """
 
 from __future__ import annotations
@@ -16,17 +16,22 @@ import torch
 from export.record import HELD_OUT, record_nominal
 from runtime.bundle import Bundle
 from runtime.contract import ChannelCheck, Contract, Observation, SensorChecks
+from sim.tasks import task_class
 from training.agent.agent import Agent
 from training.agent.sensors import DISTRUSTED, FROZEN, OFF, REPEATS, SLOW, SLOW_STD, SensorBelief
 
 LARGEST_FALSE_ALARM = 1e-3
-"""Fraction of a channel's nominal ticks."""
+"""Fraction of a channel's nominal ticks: the goal for episodes that the calibration has not seen."""
+_AIM = 0.5 * LARGEST_FALSE_ALARM  # of a calibration: a rate from few episodes is no more exact than that
 _RARE = 1e-4  # fraction of the ticks that the first bounds may exceed
 _LEAST_SPIKE, _SPIKE_MARGIN = 4.0, 1.1
 _LEAST_DRIFT, _DRIFT_MARGIN = 4.5, 1.2
 _REPEATS = range(2, 101)  # one second at 100 Hz is too late to be of use
 _RAISE = 1.25
 _ROUNDS = 5
+
+Ticks = Mapping[str, np.ndarray]
+"""Nominal ticks: `innovation` and `verdict` (N, D) of the agent, and the carried `state.sensors` (N, 4, D)."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,11 @@ class Bounds:
     spike: np.ndarray
     drift: np.ndarray
     repeats: np.ndarray
+
+    @classmethod
+    def off(cls, channels: int) -> Bounds:
+        """Every check off."""
+        return cls(*(np.full(channels, OFF) for _ in range(3)))
 
     def put(self, sensors: SensorBelief) -> None:
         """Let `sensors` check by these bounds."""
@@ -56,45 +66,72 @@ class Bounds:
         return Bounds(*off)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Bounds, and what they did in the last nominal episodes."""
+
+    bounds: Bounds
+    gate: np.ndarray
+    """Fraction (D,) of the ticks in which the gate masked the channel."""
+    frozen: np.ndarray
+    """Fraction (D,) of the ticks in which the channel was found frozen."""
+    ticks: int
+    switched_off: np.ndarray
+    """Channels (D,) bool with a check that raised bounds could not keep quiet."""
+
+
+def calibrate_bounds(fly: Callable[[Bounds, int], Ticks], observations: tuple[Observation, ...]) -> Calibration:
+    """Bounds that mask no channel in more than half of `LARGEST_FALSE_ALARM` of the ticks of nominal episodes.
+
+    `fly(bounds, attempt)` flies the agent with `bounds`; every attempt, counted from 0, needs its own episodes. A check
+    that is wrong too often has its bounds raised by a quarter; after five times it is switched off.
+    """
+    switched_off = np.zeros(sum(len(o.channels) for o in observations), dtype=bool)
+    bounds = find_bounds(fly(Bounds.off(len(switched_off)), 0), observations)
+    for attempt in itertools.count(1):
+        verdict = fly(bounds, attempt)["verdict"]
+        gate, frozen = ((verdict == v).mean(0) for v in (DISTRUSTED, FROZEN))
+        noisy = (gate > _AIM, frozen > _AIM)
+        if not np.any(noisy):
+            break
+        if attempt <= _ROUNDS:
+            bounds = bounds.raised(*noisy)
+        else:
+            bounds = bounds.without(*noisy)
+            switched_off |= np.any(noisy, axis=0)
+    return Calibration(bounds, gate, frozen, len(verdict), switched_off)
+
+
 def calibrate_checks(
     agent: Agent,
     bundle_of: Callable[[Agent], Bundle],
     task: str,
     seed: int,
     report: Callable[[str], None],
-    episodes: int = 40,
+    episodes: int = 200,
 ) -> tuple[Bundle, SensorChecks]:
-    """Set the bounds of `agent.sensors`, which must be off; the bundle that `bundle_of` makes of it, and what it does.
+    """Set the bounds of `agent.sensors`; the bundle that `bundle_of` makes of it, and what its checks do.
 
-    A check that masks a channel in more than 0.1 % of the ticks of `episodes` new nominal episodes has its bounds
-    raised by a quarter there; after five times it is switched off there, which `report` is told.
+    Each attempt flies `episodes` new episodes of the bundle. `report` is told which channels lose a check.
     """
-    fresh_seeds = (range(first, first + episodes) for first in itertools.count(seed + 3 * HELD_OUT, HELD_OUT))
-    bundle = bundle_of(agent)
-    nominal = record_nominal(bundle, task, next(fresh_seeds))
-    bounds = find_bounds(nominal.arrays, bundle.contract.observations)
-    for attempt in itertools.count():
+    drafts: list[Bundle] = []
+
+    def fly(bounds: Bounds, attempt: int) -> Ticks:
         bounds.put(agent.sensors)
-        bundle = bundle_of(agent)
-        verdict = record_nominal(bundle, task, next(fresh_seeds))["verdict"]
-        gate, frozen = ((verdict == v).mean(0) for v in (DISTRUSTED, FROZEN))
-        noisy = (gate > LARGEST_FALSE_ALARM, frozen > LARGEST_FALSE_ALARM)
-        if not np.any(noisy):
-            break
-        if attempt < _ROUNDS:
-            bounds = bounds.raised(*noisy)
-        else:
-            bounds = bounds.without(*noisy)
-            channels = [c for c, off in zip(bundle.contract.layout.channels, np.any(noisy, axis=0)) if off]
-            report(f"switch a sensor check off, it is wrong too often: {', '.join(channels)}")
-    return bundle, _checks(bounds, gate, frozen, len(verdict), bundle.contract)
+        drafts.append(bundle_of(agent))
+        first = seed + (3 + attempt) * HELD_OUT
+        return record_nominal(drafts[-1], task, range(first, first + episodes)).arrays
+
+    found = calibrate_bounds(fly, task_class(task).observations)
+    contract = drafts[-1].contract
+    if found.switched_off.any():
+        channels = ", ".join(itertools.compress(contract.layout.channels, found.switched_off))
+        report(f"switch a sensor check off, it is wrong too often: {channels}")
+    return drafts[-1], _checks(found, contract)
 
 
-def find_bounds(nominal: Mapping[str, np.ndarray], observations: tuple[Observation, ...]) -> Bounds:
-    """Bounds that nominal ticks with the checks off hardly ever exceed; off for required observations.
-
-    `nominal` holds `innovation` (N, D) and the carried `state.sensors` (N, 4, D).
-    """
+def find_bounds(nominal: Ticks, observations: tuple[Observation, ...]) -> Bounds:
+    """Bounds that nominal ticks with the checks off hardly ever exceed; off for required observations."""
     size = np.abs(nominal["innovation"])
     slow = np.abs(nominal["state.sensors"][:, SLOW]) / SLOW_STD
     required = np.array([o.required for o in observations for _ in o.channels])
@@ -110,8 +147,8 @@ def _fewest_repeats(seen: np.ndarray) -> np.ndarray:
     return np.where(rare.any(0), _REPEATS.start + rare.argmax(0), OFF)
 
 
-def _checks(bounds: Bounds, gate: np.ndarray, frozen: np.ndarray, ticks: int, contract: Contract) -> SensorChecks:
+def _checks(found: Calibration, contract: Contract) -> SensorChecks:
     """The contract's words for it, in which zero is off."""
-    spike, drift, repeats = (np.where(b < OFF, b, 0.0).tolist() for b in vars(bounds).values())
-    rows = zip(spike, drift, map(int, repeats), gate.tolist(), frozen.tolist())
-    return SensorChecks(ticks, {c: ChannelCheck(*row) for c, row in zip(contract.layout.channels, rows)})
+    spike, drift, repeats = (np.where(b < OFF, b, 0.0).tolist() for b in vars(found.bounds).values())
+    rows = zip(spike, drift, map(int, repeats), found.gate.tolist(), found.frozen.tolist())
+    return SensorChecks(found.ticks, {c: ChannelCheck(*row) for c, row in zip(contract.layout.channels, rows)})

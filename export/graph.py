@@ -189,7 +189,7 @@ def build_model(agent: Agent) -> onnx.ModelProto:
     named = {"innovation": "innovation", "verdict": "verdict"}
     begun = {named.get(name, f"start.{name}"): value for name, value in _flat(began).items()}
     refine = {"refine": torch.ones(1, dtype=torch.int64)}
-    fixed = [*inputs, "free_energy", *(f"next.{name}" for name in states)]
+    fixed = [*inputs, "refine", "loop.k", "free_energy", *(f"next.{name}" for name in states)]
     start, constants = _trace(_Start(agent, states), inputs, list(begun), "start/", {}, fixed)
     looked = {"observation": inputs["observation"]}
     counter = {"loop.k": torch.tensor(0)} | refine

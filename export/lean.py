@@ -22,10 +22,10 @@ Shape = tuple[int, ...]
 _VIEWS = {"Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Expand"}
 _ON_LAST_AXES = {
     "Abs", "Add", "And", "Cast", "Clip", "Div", "Elu", "Equal", "Exp", "Greater", "GreaterOrEqual", "Less",
-    "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Sigmoid", "Softplus", "Sqrt",
-    "Sub", "Tanh", "Where", "MatMul", "Inverse", "Det",
+    "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Sigmoid", "Sign", "Softplus",
+    "Sqrt", "Sub", "Tanh", "Where", "MatMul", "Inverse", "Det",
 }  # fmt: skip
-_ALONG_AN_AXIS = {"Concat", "Gather", "Split", "ArgMax", "ArgMin"}
+_ALONG_AN_AXIS = {"Concat", "Gather", "GatherElements", "Split", "ArgMax", "ArgMin"}
 _REDUCTIONS = {"ReduceSum", "ReduceMin", "ReduceMax"}
 
 
@@ -85,13 +85,12 @@ class _Flat:
         self.nodes: list[NodeProto] = []
         self.weights: Arrays = {}
         self.shape_of: dict[str, Shape] = {}
-        self.held_by: dict[
-            str, str
-        ] = {}  # by the name in the trace: the array with the same elements in the same order
+        self.held_by: dict[str, str] = {}  # of each name in the trace, the array of the same elements in the same order
         for value in graph.input:
             if value.name not in known:
                 self._hold(value.name, value.name, self._outer(value.name))
-                self.held_by[value.name] = self._shaped(value.name, _matrix(self.traced[value.name]))
+                if len(self.traced[value.name]) > 2:
+                    self.held_by[value.name] = self._shaped(value.name, _matrix(self.traced[value.name]))
         for node in graph.node:
             if node.output[0] not in known:
                 self._rewrite(node)
@@ -130,10 +129,14 @@ class _Flat:
             self._view(node)
         else:
             source, drop = self._stripped(node.input[0], min(axes))
-            self._add(node, [source, self._constant(np.array([a - drop for a in axes]))], drop)
+            down = node.op_type == "ReduceSum" and len(self.shape_of[source]) == 2 and axes == [drop]
+            self._add(node, [source, self._constant(np.array([a - drop for a in axes]))], drop,
+                      **{"keepdims": 1} if down else {})  # fmt: skip
+            if down:  # to a row, as a product gives it
+                self.shape_of[node.output[0]] = (1, self.shape_of[source][1])
 
     def _along(self, node: NodeProto, axis: int) -> None:
-        count = len(node.input) if node.op_type == "Concat" else 1
+        count = len(node.input) if node.op_type in ("Concat", "GatherElements") else 1
         drop = min(self._stripped(n, axis)[1] for n in node.input[:count])
         inputs = [self._shaped(n, self.traced[n][drop:]) for n in node.input[:count]]
         inputs += [self._broadcast(n) for n in node.input[count:]]
@@ -159,7 +162,8 @@ class _Flat:
 
     def _outer(self, name: str) -> Shape:
         """Shape that the outside sees."""
-        return self.traced[name] if name in self.fixed else _matrix(self.traced[name])
+        shape = self.traced[name]
+        return shape if name in self.fixed else _matrix((1, *shape) if len(shape) == 1 else shape)
 
     def _add(self, node: NodeProto, inputs: list[str], drop: int, **attributes: Any) -> None:
         """`node` on other inputs; its outputs lose their first `drop` axes."""
@@ -224,7 +228,7 @@ class _Fused:
         self.made: dict[str, NodeProto] = {}
         rules = {
             "Gemm": self._product, "MatMul": self._product, "Mul": self._scaled, "Neg": self._scaled,
-            "ReduceSum": self._summed, "Add": self._added, "Sub": self._added,
+            "ReduceSum": self._summed, "Add": self._added, "Sub": self._added, "Transpose": self._transposed,
         }  # fmt: skip
         for node in nodes:
             new = rules[node.op_type](node) if node.op_type in rules else None
@@ -246,6 +250,22 @@ class _Fused:
                 old = _attributes(gemm)
                 return self._gemm(node, list(gemm.input), **old | {n: scale * old[n] for n in ("alpha", "beta")})
         return None
+
+    def _transposed(self, node: NodeProto) -> NodeProto | None:
+        """(A B + c)' = B' A' + c'."""
+        gemm = self._last_use(node.input[0], "Gemm")
+        if gemm is None or (len(gemm.input) > 2 and gemm.input[2] not in self.weights):
+            return None
+        old = _attributes(gemm)
+        turned = {"transA": 1 - old.get("transB", 0), "transB": 1 - old.get("transA", 0)}
+        inputs = [gemm.input[1], gemm.input[0], *(self._turned(n) for n in gemm.input[2:])]
+        return self._gemm(node, inputs, **old | turned)
+
+    def _turned(self, name: str) -> str:
+        turned = f"{name}:turned"
+        self.weights[turned] = np.atleast_2d(self.weights[name]).T
+        self.shape_of[turned] = self.weights[turned].shape
+        return turned
 
     def _summed(self, node: NodeProto) -> NodeProto | None:
         shape, axes = self.shape_of[node.input[0]], self.weights[node.input[1]].tolist()
@@ -281,6 +301,23 @@ class _Fused:
                     self.uses[rest] = 1
                     self.made[rest] = fused or before
                     return self._gemm(node, [*gemm.input[:2], rest], **attributes)
+        return self._weighted(node) if node.op_type == "Add" else None
+
+    def _weighted(self, node: NodeProto) -> NodeProto | None:
+        """Of rows: a x + b y = a (1 x) + b y, with a matrix 1 of one element."""
+        shape = self.shape_of[node.output[0]]
+        terms = [t for t in map(self._factored, node.input) if t is not None and self.shape_of[t[1]] == shape]
+        if len(terms) < 2 or shape[:-1] != (1,):
+            return None
+        (a, x), (b, y) = terms
+        return self._gemm(node, [self._ones(1), x, y], alpha=a, beta=b)
+
+    def _factored(self, name: str) -> tuple[float, str] | None:
+        """A number and an array whose product `name` is."""
+        mul = self._last_use(name, "Mul")
+        for array, factor in zip(mul.input, mul.input[::-1]) if mul is not None else ():
+            if factor in self.weights and self.weights[factor].size == 1:
+                return self.weights[factor].item(), array
         return None
 
     def _last_use(self, name: str, kind: str) -> NodeProto | None:

@@ -35,7 +35,7 @@ def facts(bundle: Bundle) -> list[tuple[str, ...]]:
         ("parity", _parity(c)),
         *_health(c),
         ("trained", f"{p.algorithm}, seed {p.seed}, {p.steps} steps, {p.created}"),
-        ("by", f"{p.command} (commit {p.commit[:12]})"),
+        ("by", f"{p.command} (commit {p.commit})"),
         ("versions", ", ".join(f"{name} {version}" for name, version in p.versions.items()) or "not recorded"),
         ("digest", f"{c.digest} ({len(bundle.model) / 1000:.0f} kB)"),
     ]

@@ -8,6 +8,7 @@ from runtime.contract import Layout, Node
 from sim.tasks import task_class
 from training.agent.config import AgentConfig
 from training.augment import Augmentation
+from training.kinematics import joint_kinematics
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,13 @@ def preset(task: str) -> TrainConfig:
     """Settings that are known to solve `task`; the defaults for a task without its own.
 
     The latent node has one latent for every channel, tied to it: free latents, and channels that are explained by
-    others, move while the model learns, and a policy that reads them learns more slowly. Raises GanglionError for an
-    unknown task.
+    others, move while the model learns, and a policy that reads them learns more slowly. Joints move by their
+    velocities from the start. Raises GanglionError for an unknown task.
     """
     known = task_class(task)
-    tied = tuple(range(Layout(known.observations, known.action).size))
+    layout = Layout(known.observations, known.action)
+    tied = tuple(range(layout.size))
     config = _PRESETS.get(task, TrainConfig(task=task))
-    return replace(config, agent=replace(config.agent, nodes=(Node("state", len(tied)),), tied=tied))
+    kinematics = joint_kinematics(layout, tied, 1 / known.rate_hz)
+    agent = replace(config.agent, nodes=(Node("state", len(tied)),), tied=tied, kinematics=kinematics)
+    return replace(config, agent=agent)

@@ -37,7 +37,7 @@ def driven_prior(model: GenerativeModel, inputs: Mapping[str, Tensor]) -> Prior:
     if not got or any(expected.get(name) != size for name, size in got.items()):
         raise GanglionError(f"inputs have the sizes {got}; expected at least one of {expected}")
     batch = next(iter(inputs.values())).shape[0]
-    zeros = model.retention.new_zeros(batch, model.size)
+    zeros = model.persistence.new_zeros(batch, model.size)
     drive = torch.cat([inputs.get(name, zeros[:, part]) for name, part in model.slices.items()], -1)
     log_precision = model.latent_log_precision()
     log_precision_x = model.observation_log_precision(model.prior_mean(drive))

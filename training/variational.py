@@ -29,9 +29,9 @@ from training.agent.networks import Conditional, SkipMLP
 
 def standard_prior(model: GenerativeModel, batch: int) -> Prior:
     """The prior without a past: zero drive and unit precision of every latent."""
-    drive = model.retention.new_zeros(batch, model.size)
+    drive = model.persistence.new_zeros(batch, model.size)
     log_precision_x = model.observation_log_precision(model.prior_mean(drive))
-    return Prior(drive, torch.ones_like(model.retention), drive.new_zeros(()), log_precision_x)
+    return Prior(drive, model.persistence.new_ones(model.size), drive.new_zeros(()), log_precision_x)
 
 
 def temporal_prior(model: GenerativeModel, z_previous: Tensor, action: Tensor) -> Prior:

@@ -6,7 +6,6 @@ import numpy as np
 
 from benchmarks.refinement_study.cartpole import EPISODE_TICKS, LAYOUT, SensorCartPole
 from benchmarks.refinement_study.faults import FAULTS, MASKED, NOMINAL, START
-from benchmarks.refinement_study.oracle import Oracle
 
 ANGLE = LAYOUT.channels.index("angle_encoder.pole")
 TIED = tuple(
@@ -15,8 +14,6 @@ TIED = tuple(
               "reference.target")
 )  # fmt: skip
 """Channels that get a latent each; the others are explained by these."""
-FREE = 2
-"""Latents of no channel, for what pushes the cart."""
 ANGLE_LATENT = TIED.index(ANGLE)
 
 
@@ -100,26 +97,6 @@ class CartPoleArena:
     def alive(self) -> np.ndarray:
         """(N,) bool."""
         return ~self._world.failed
-
-
-def judge_oracle(arena: CartPoleArena) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cost, mean squared error of the normalised angle, and failures of the oracle, (F, E) each."""
-    shape = (len(arena.faults), arena.episodes)
-    oracle = Oracle(shape[0] * shape[1])
-    cost, square, ticks = (np.zeros(shape[0] * shape[1]) for _ in range(3))
-    for _ in range(arena.ticks):
-        readings, mask = arena.observe()
-        truth, alive = arena.truth(), arena.alive()
-        action = oracle.act(readings, mask, arena.executed()[:, 0])
-        square += alive * (oracle.estimate[:, 2] / LAYOUT.scale[ANGLE] - truth) ** 2
-        ticks += alive
-        arena.step(action[:, None])
-        cost += arena.cost()
-    return (
-        (cost / arena.ticks).reshape(shape),
-        (square / np.maximum(ticks, 1)).reshape(shape),
-        ~arena.alive().reshape(shape),
-    )
 
 
 MASKED_FAULTS = tuple(n for n, f in FAULTS.items() if f.family in (NOMINAL, MASKED))

@@ -1,8 +1,10 @@
 """Learning to act like an expert, in the loop: the pilot flies, the expert says what it would have done.
 
-In half of the worlds the pilot's own actions are executed, in the others the expert's, both with noise, so that the
-pilot learns on the states that it meets and on those that it ought to meet. The loss runs through the whole window of
-ticks, and the carried state goes on from window to window.
+In half of the worlds the pilot's own actions are executed, in the others the expert's, so that the pilot learns on the
+states that it meets and on those that it ought to meet. Slow noise of various strength is added to all of them: under
+an expert's control every part of the state goes with the others, and a model learned from that alone predicts well
+until a sensor is lost for good. The loss runs through the whole window of ticks, and the carried state goes on from
+window to window.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from training.augment import Augmentation, SensorDropout
 from training.world_model import Sequences, learning_groups
 
 _ACTION_STD = 0.1  # normalised; the scale on which an error of the action counts
-_NOISE = 0.15  # normalised standard deviation of what is added to executed actions
+_EXPLORATION = np.array([0.075, 0.15, 0.225, 0.3])  # normalised standard deviations of what is added, in turn
+_MEMORY = 0.9  # of that, per tick: an Ornstein-Uhlenbeck process with a correlation time of 0.1 s at 100 Hz
 
 
 class World(Protocol):
@@ -79,6 +82,7 @@ def clone(
     state = pilot.initial(count)
     previous, first = torch.zeros(count, layout.joints), torch.ones(count)
     pilot.train()
+    wander, strength = np.zeros((count, layout.joints)), np.resize(_EXPLORATION, (count, 1))
     for update in range(schedule.updates):
         for group in optimizer.param_groups:
             group["lr"] = group.get("speed", 1.0) * schedule.learning_rate * _decay(update / schedule.updates)
@@ -96,8 +100,8 @@ def clone(
             labels.append(torch.as_tensor(expert, dtype=torch.float32))
             records.append(record)
             chosen = np.where(by_expert[:, None], expert, action.detach().numpy().astype(np.float64))
-            noise = _NOISE * rng.standard_normal(chosen.shape)
-            executed = world.step(np.clip(np.nan_to_num(chosen) + noise, -1.0, 1.0))
+            wander = _MEMORY * wander + np.sqrt(1 - _MEMORY**2) * rng.standard_normal(chosen.shape)
+            executed = world.step(np.clip(np.nan_to_num(chosen) + strength * wander, -1.0, 1.0))
             over = world.over()
             if over.any():
                 world.reset(over)

@@ -11,11 +11,15 @@ from benchmarks.refinement_study import cartpole_arena, kuka_arena
 from benchmarks.refinement_study.cartpole import LAYOUT as CARTPOLE
 from benchmarks.refinement_study.cloning import Schedule, World
 from benchmarks.refinement_study.judging import Arena
+from benchmarks.refinement_study.oracle import OraclePilot
 from benchmarks.refinement_study.pilots import GRU, HoldMLP, Pilot, Predictive, StackMLP
 from runtime.contract import Layout, Node
 from training.agent.agent import Agent
 from training.agent.config import AgentConfig, InferenceConfig
 from training.augment import Augmentation
+from training.kinematics import joint_kinematics
+
+_PERIOD_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,6 @@ class Task:
     layout: Layout
     tied: tuple[int, ...]
     """Channels that get a latent each."""
-    free: int
-    """Latents of no channel."""
     hidden: int
     make_world: Callable[[int, np.random.Generator], World]
     make_arena: Callable[[tuple[str, ...], int, int], Arena]
@@ -38,6 +40,10 @@ class Task:
     """Latent whose error is judged."""
     estimate_scale: float
     """From normalised units to those of the table."""
+    cost: str
+    """What J is the mean of, in words."""
+    estimated: str
+    """What the estimate is of, and its unit in the table."""
     rows: int = 10_000
     """Largest number of episodes flown at once, for their memory."""
 
@@ -58,15 +64,16 @@ class Contestant:
     """One kind of agent."""
 
     make: Callable[[Task], Pilot]
-    schedule: Schedule
+    schedule: Schedule | None
+    """None if there is nothing to learn; then one seed is all seeds."""
     variants: tuple[Variant, ...] = (Variant("default"),)
+    tasks: tuple[str, ...] = ("cartpole", "kuka_reach")
 
 
 TASKS = {
     "cartpole": Task(
         layout=CARTPOLE,
         tied=cartpole_arena.TIED,
-        free=cartpole_arena.FREE,
         hidden=48,
         make_world=cartpole_arena.CartPoleWorld,
         make_arena=cartpole_arena.CartPoleArena,
@@ -74,11 +81,12 @@ TASKS = {
         masked=cartpole_arena.MASKED_FAULTS,
         estimate=cartpole_arena.ANGLE_LATENT,
         estimate_scale=1e3 * float(CARTPOLE.scale[cartpole_arena.ANGLE]),
+        cost="100 min(1, (x - r)² + 5 θ²), and 100 after a fall",
+        estimated="the pole's angle, mrad",
     ),
     "kuka_reach": Task(
         layout=kuka_arena.LAYOUT,
         tied=kuka_arena.TIED,
-        free=0,
         hidden=64,
         make_world=kuka_arena.KukaWorld,
         make_arena=kuka_arena.KukaArena,
@@ -86,6 +94,8 @@ TASKS = {
         masked=kuka_arena.MASKED_FAULTS,
         estimate=kuka_arena.ELBOW_LATENT,
         estimate_scale=1e3 * float(kuka_arena.LAYOUT.scale[kuka_arena.ELBOW]),
+        cost="the distance from the target, cm",
+        estimated="the elbow's angle, mrad",
         rows=64,
     ),
 }
@@ -99,7 +109,11 @@ AUGMENTATIONS = {
 
 def _predictive(task: Task, inference: InferenceConfig, overshoot: int = 8) -> Predictive:
     config = AgentConfig(
-        nodes=(Node("state", len(task.tied) + task.free),), tied=task.tied, hidden=task.hidden, inference=inference
+        nodes=(Node("state", len(task.tied)),),
+        tied=task.tied,
+        hidden=task.hidden,
+        inference=inference,
+        kinematics=joint_kinematics(task.layout, task.tied, _PERIOD_S),
     )
     return Predictive(Agent(config, task.layout.size, task.layout.joints), overshoot)
 
@@ -109,13 +123,13 @@ def _feedforward(kind: type[HoldMLP] | type[StackMLP] | type[GRU]) -> Callable[[
 
 
 _BASE = Schedule()
-_PREDICTIVE = Schedule(updates=3000, ticks=16, worlds=128)
+_PREDICTIVE = Schedule(updates=2000, ticks=16, worlds=128)
 """Of the project's agents, whose tick costs the same for 64 worlds as for 128."""
 
 CONTESTANTS = {
-    "hold": Contestant(_feedforward(HoldMLP), replace(_BASE, updates=6000)),
-    "stack": Contestant(_feedforward(StackMLP), replace(_BASE, updates=6000)),
-    "gru": Contestant(_feedforward(GRU), replace(_BASE, updates=6000, ticks=64)),
+    "hold": Contestant(_feedforward(HoldMLP), replace(_BASE, updates=4000)),
+    "stack": Contestant(_feedforward(StackMLP), replace(_BASE, updates=4000)),
+    "gru": Contestant(_feedforward(GRU), replace(_BASE, updates=2000, ticks=64)),
     "amortized": Contestant(
         lambda task: _predictive(task, InferenceConfig("amortized", default_steps=0, max_steps=0)),
         _PREDICTIVE,
@@ -134,4 +148,5 @@ CONTESTANTS = {
             *(Variant(f"K={k}", k, everywhere=False) for k in (0, 2, 4, 8)),
         ),
     ),
+    "oracle": Contestant(lambda task: OraclePilot(), None, tasks=("cartpole",)),
 }

@@ -68,63 +68,59 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class _Harmless:
+class Harmless:
+    """No effect on the readings."""
+
     def apply(self, readings: np.ndarray, mask: np.ndarray, tick: int) -> Faulted:
         return readings, mask
 
 
-def _hide(readings: np.ndarray, mask: np.ndarray, hidden: np.ndarray) -> Faulted:
-    return np.where(hidden, np.nan, readings), np.where(hidden, 0, mask).astype(mask.dtype)
-
-
 @dataclass(frozen=True)
-class _Dropout:
-    rate: float
-    rng: np.random.Generator
+class Lost:
+    """From each tick of `since` on, for `ticks`, readings of `channels` are missing with a chance of `rate` each."""
 
-    def apply(self, readings: np.ndarray, mask: np.ndarray, tick: int) -> Faulted:
-        hidden = np.zeros(readings.shape, dtype=bool)
-        if tick >= START:
-            hidden[:, _FALLIBLE] = self.rng.random((len(readings), len(_FALLIBLE))) < self.rate
-        return _hide(readings, mask, hidden)
-
-
-@dataclass(frozen=True)
-class _Lost:
     channels: np.ndarray
     since: tuple[int, ...]
-    ticks: float
+    rng: np.random.Generator
+    rate: float = 1.0
+    ticks: float = np.inf
 
     def apply(self, readings: np.ndarray, mask: np.ndarray, tick: int) -> Faulted:
         hidden = np.zeros(readings.shape, dtype=bool)
-        hidden[:, self.channels] = any(first <= tick < first + self.ticks for first in self.since)
-        return _hide(readings, mask, hidden)
+        if any(first <= tick < first + self.ticks for first in self.since):
+            hidden[:, self.channels] = self.rng.random((len(readings), len(self.channels))) < self.rate
+        return np.where(hidden, np.nan, readings), np.where(hidden, 0, mask).astype(mask.dtype)
 
 
 @dataclass(frozen=True)
-class _Noise:
+class Noise:
+    """From tick `start` on, the sensors' own noise, with standard deviation `std` (D,), is `factor` times as large."""
+
+    std: np.ndarray
     factor: float
+    start: int
     rng: np.random.Generator
 
     def apply(self, readings: np.ndarray, mask: np.ndarray, tick: int) -> Faulted:
-        if tick < START:
+        if tick < self.start:
             return readings, mask
         # Variances add up: what is already there is the first of factor² parts.
-        added = np.sqrt(self.factor**2 - 1) * NOISE * self.rng.standard_normal(readings.shape)
+        added = np.sqrt(self.factor**2 - 1) * self.std * self.rng.standard_normal(readings.shape)
         return readings + added, mask
 
 
 @dataclass(frozen=True)
-class _Linear:
-    """Reading × gain + offset."""
+class Linear:
+    """From tick `start` on, readings of `channels` are multiplied by `gain`, then shifted by `offset`."""
 
     channels: np.ndarray
+    start: int
     gain: float = 1.0
     offset: float = 0.0
 
     def apply(self, readings: np.ndarray, mask: np.ndarray, tick: int) -> Faulted:
         result = readings.copy()
-        if tick >= START:
+        if tick >= self.start:
             result[:, self.channels] = self.gain * readings[:, self.channels] + self.offset
         return result, mask
 
@@ -166,11 +162,11 @@ class _Delay:
 
 def _lost(names: tuple[str, ...], since: tuple[int, ...], ticks: float) -> Fault:
     channels = np.concatenate([LAYOUT.channel_indices(name) for name in names])
-    return Fault(MASKED, lambda rng: _Lost(channels, since, ticks))
+    return Fault(MASKED, lambda rng: Lost(channels, since, rng, ticks=ticks))
 
 
 def _masked() -> dict[str, Fault]:
-    faults = {"dropout80": Fault(MASKED, lambda rng: _Dropout(0.8, rng))}
+    faults = {"dropout80": Fault(MASKED, lambda rng: Lost(_FALLIBLE, (START,), rng, rate=0.8))}
     for group, names in GROUPS.items():
         for seconds in (0.2, 0.5, 2.0):
             faults[f"{group}_out_{seconds:g}s"] = _lost(names, OUTAGES, round(seconds / TICK_S))
@@ -182,7 +178,7 @@ def _masked() -> dict[str, Fault]:
 def _undetected() -> dict[str, Fault]:
     def linear(target: str, gain: float = 1.0, offset: float = 0.0) -> Fault:
         channels = LAYOUT.channel_indices(target)
-        return Fault(UNDETECTED, lambda rng: _Linear(channels, gain, offset))
+        return Fault(UNDETECTED, lambda rng: Linear(channels, START, gain, offset))
 
     def stuck(target: str) -> Fault:
         channels = LAYOUT.channel_indices(target)
@@ -193,13 +189,13 @@ def _undetected() -> dict[str, Fault]:
         return Fault(UNDETECTED, lambda rng: _Delay(channels, ticks=10))
 
     return {
-        "noise_x3": Fault(UNDETECTED, lambda rng: _Noise(3.0, rng)),
+        "noise_x3": Fault(UNDETECTED, lambda rng: Noise(NOISE, 3.0, START, rng)),
         **{f"bias_{target}": linear(target, offset=offset) for target, offset in _BIAS.items()},
         **{f"stuck_{name}": stuck(name) for name in _SENSORS},
         **{f"scale_{name}": linear(name, gain=1.5) for name in _SENSORS},
         **{f"delay_{name}": delay(name) for name in _SENSORS},
-        "payload_x1.5": Fault(UNDETECTED, lambda rng: _Harmless(), payload=1.5),
+        "payload_x1.5": Fault(UNDETECTED, lambda rng: Harmless(), payload=1.5),
     }
 
 
-FAULTS: dict[str, Fault] = {"nominal": Fault(NOMINAL, lambda rng: _Harmless()), **_masked(), **_undetected()}
+FAULTS: dict[str, Fault] = {"nominal": Fault(NOMINAL, lambda rng: Harmless()), **_masked(), **_undetected()}

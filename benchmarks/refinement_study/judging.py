@@ -85,15 +85,14 @@ def judge(pilot: Pilot, arena: Arena, steps: int, checks: bool, estimate: int) -
         normalised, seen = torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(mask, dtype=torch.float32)
         truth, alive = arena.truth(), arena.alive()
         action, state, record = pilot.tick(normalised, seen, previous, state, k)
+        estimates = getattr(record, "z", None)  # of pilots that hold a belief
+        square += np.nan if estimates is None else alive * (estimates[:, estimate].numpy() - truth) ** 2
         if isinstance(record, Belief):
-            square += alive * (record.z[:, estimate].numpy() - truth) ** 2
             verdict = record.start.verdict.numpy()
             gated += verdict == DISTRUSTED
             frozen += verdict == FROZEN
             if tick >= arena.start:
                 signals.add(record.free_energy, record.start.innovation, seen)
-        else:
-            square += np.nan
         ticks += alive
         arena.step(np.clip(action.numpy().astype(np.float64), -1.0, 1.0))
         previous = torch.as_tensor(arena.executed(), dtype=torch.float32)
@@ -136,5 +135,5 @@ class Signals:
                 self._sums[name][:] = 0.0
 
     def largest(self) -> dict[str, np.ndarray]:
-        """The largest window mean of each signal (N,)."""
-        return self._largest
+        """The largest window mean of each signal (N,); none of a pilot without any."""
+        return self._largest if self._ticks else {}

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
-from benchmarks.refinement_study.faults import MASKED, NOMINAL, UNDETECTED, Fault, Faulted, Stuck
+from benchmarks.refinement_study.faults import (
+    MASKED,
+    NOMINAL,
+    UNDETECTED,
+    Fault,
+    Harmless,
+    Linear,
+    Lost,
+    Noise,
+    Stuck,
+)
 from benchmarks.refinement_study.kuka_expert import expert_action
 from runtime.contract import Layout
 from sim.env import RobotEnv
@@ -148,47 +157,13 @@ class KukaArena:
         return np.ones(len(self._robots.envs), dtype=bool)
 
 
-@dataclass(frozen=True)
-class _Lost:
-    """Readings of `channels` that are missing with a chance of `rate` each, for `ticks`."""
-
-    channels: np.ndarray
-    rng: np.random.Generator
-    rate: float = 1.0
-    ticks: float = np.inf
-
-    def apply(self, readings: np.ndarray, mask: np.ndarray, tick: int) -> Faulted:
-        hidden = np.zeros(readings.shape, dtype=bool)
-        if START <= tick < START + self.ticks:
-            hidden[:, self.channels] = self.rng.random((len(readings), len(self.channels))) < self.rate
-        return np.where(hidden, np.nan, readings), np.where(hidden, 0.0, mask)
-
-
-@dataclass(frozen=True)
-class _Added:
-    """An offset, and noise with a standard deviation besides what is there, both (D,) or one for all."""
-
-    offset: np.ndarray | float
-    noise: np.ndarray | float
-    rng: np.random.Generator
-
-    def apply(self, readings: np.ndarray, mask: np.ndarray, tick: int) -> Faulted:
-        if tick < START:
-            return readings, mask
-        return readings + self.offset + self.noise * self.rng.standard_normal(readings.shape), mask
-
-
 def _lost(*targets: str, seconds: float = np.inf) -> Fault:
     channels = np.concatenate([LAYOUT.channel_indices(t) for t in targets])
-    return Fault(MASKED, lambda rng: _Lost(channels, rng, ticks=seconds * KukaReach.rate_hz))
-
-
-def _added(offset: np.ndarray | float, noise: np.ndarray | float) -> Fault:
-    return Fault(UNDETECTED, lambda rng: _Added(offset, noise, rng))
+    return Fault(MASKED, lambda rng: Lost(channels, (START,), rng, ticks=seconds * KukaReach.rate_hz))
 
 
 def _biased(channel: str, offset: float) -> Fault:
-    return _added(offset * (np.array(LAYOUT.channels) == channel), 0.0)
+    return Fault(UNDETECTED, lambda rng: Linear(LAYOUT.channel_indices(channel), START, offset=offset))
 
 
 def _stuck(target: str) -> Fault:
@@ -198,8 +173,8 @@ def _stuck(target: str) -> Fault:
 def _faults() -> dict[str, Fault]:
     joints = {f"joint_{i}": name for i, name in enumerate(KUKA.joint_names, 1)}
     return {
-        "nominal": Fault(NOMINAL, lambda rng: _Lost(_FALLIBLE, rng, 0.0)),
-        "dropout80": Fault(MASKED, lambda rng: _Lost(_FALLIBLE, rng, 0.8)),
+        "nominal": Fault(NOMINAL, lambda rng: Harmless()),
+        "dropout80": Fault(MASKED, lambda rng: Lost(_FALLIBLE, (START,), rng, rate=0.8)),
         **{f"dead_{short}": _lost(name) for short, name in joints.items()},
         **{f"dead_{a}+{b}": _lost(joints[a], joints[b]) for a, b in combinations(joints, 2)},
         "dead_end_effector": _lost("end_effector"),
@@ -208,7 +183,7 @@ def _faults() -> dict[str, Fault]:
         **{f"bias_{short}": _biased(f"joint_position.{name}", 0.1) for short, name in joints.items()},
         "bias_end_effector.x": _biased("end_effector.x", 0.05),
         **{f"stuck_{short}": _stuck(name) for short, name in joints.items()},
-        "noise_x3": _added(0.0, np.sqrt(3.0**2 - 1) * NOISE),  # variances add up
+        "noise_x3": Fault(UNDETECTED, lambda rng: Noise(NOISE, 3.0, START, rng)),
     }
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import torch
+from torch import Tensor
 
 from benchmarks.refinement_study.cartpole import (
     BODY,
@@ -17,6 +21,9 @@ from benchmarks.refinement_study.cartpole import (
     expert_action,
     linearise,
 )
+from benchmarks.refinement_study.cartpole_arena import TIED
+from benchmarks.refinement_study.pilots import Pilot
+from training.agent.agent import State
 
 _SENSORS = LAYOUT.size - 1  # all but the reference
 _START = np.diag([1.0, *(START_RANGE[1:] ** 2 / 3), PUSH_STD_N**2])
@@ -62,7 +69,7 @@ class Oracle:
         covariance = a @ self.covariance @ a.swapaxes(1, 2) + _PROCESS
         self.estimate = np.where(self._fresh[:, None], self.estimate, mean)
         self.covariance = np.where(self._fresh[:, None, None], self.covariance, covariance)
-        self._fresh[:] = False
+        self._fresh = np.zeros_like(self._fresh)
 
     def _correct(self, readings: np.ndarray, seen: np.ndarray) -> None:
         """Kalman update in Joseph's form, which keeps the covariance positive."""
@@ -75,3 +82,34 @@ class Oracle:
         self.estimate = self.estimate + (gain @ innovation[:, :, None])[:, :, 0]
         rest = np.eye(6) - gain @ c
         self.covariance = rest @ self.covariance @ rest.swapaxes(1, 2) + gain @ noise @ gain.swapaxes(1, 2)
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What the judge may see of the oracle's belief."""
+
+    z: Tensor
+    """The body's state (N, 5) in float64, each normalised as the channel that its latent is tied to."""
+
+
+class OraclePilot(Pilot):
+    """The oracle among the contestants; it carries what the filter knows."""
+
+    def initial(self, count: int) -> State:
+        return _known(Oracle(count))
+
+    def tick(
+        self, x: Tensor, mask: Tensor, action: Tensor, state: State, steps: Tensor
+    ) -> tuple[Tensor, State, Filtered]:
+        oracle = Oracle(len(x))
+        for name, value in state.items():
+            setattr(oracle, name, value.numpy())
+        readings = LAYOUT.mean + LAYOUT.scale * x.double().numpy()
+        command = oracle.act(readings, mask.numpy(), action[:, 0].double().numpy())
+        body = list(TIED[:5])
+        z = (oracle.estimate[:, :5] - LAYOUT.mean[body]) / LAYOUT.scale[body]
+        return torch.as_tensor(command)[:, None], _known(oracle), Filtered(torch.as_tensor(z))
+
+
+def _known(oracle: Oracle) -> State:
+    return {name: torch.as_tensor(value) for name, value in vars(oracle).items()}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,31 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.refinement_study.contest import TASKS
-from benchmarks.refinement_study.statistics import Interval, auroc, bootstrap
+from benchmarks.refinement_study.contest import CONTESTANTS, TASKS, Task
+from benchmarks.refinement_study.figures import (
+    BASELINE,
+    CHAMPION,
+    CHECKED,
+    Figures,
+    collect,
+    contestants,
+    detection,
+    difference,
+    error_ratio,
+    faults_of,
+    masked_fraction,
+    over_nominal,
+)
+from benchmarks.refinement_study.judging import FINAL
+from benchmarks.refinement_study.statistics import Interval, bootstrap
 from benchmarks.refinement_study.units import Unit
+from benchmarks.refinement_study.verdict import show, verdict
 from runtime.files import write_bytes, write_json
 
-Figures = dict[str, dict[str, dict[str, Any]]]
-"""Per label (agent, or agent with a variant) and fault: cost (S, E), rmse (S,) or None, failed (S,), and so on."""
-CHAMPION = "gauss_newton"
+Table = list[list[str]]
+"""Rows of text, the first of which is the head; empty if there is nothing to show."""
+Cell = Callable[[str, str], str]
+"""Text for a label and a fault."""
 
 
 def write_report(results: Mapping[Unit, dict[str, Any]], folder: Path) -> list[Path]:
@@ -29,15 +45,9 @@ def write_report(results: Mapping[Unit, dict[str, Any]], folder: Path) -> list[P
     folder.mkdir(parents=True, exist_ok=True)
     written, text, plain = [], [], {}
     for task in dict.fromkeys(unit.task for unit in results):
-        figures = collect({u: r for u, r in results.items() if u.task == task})
-        tables = {
-            "J (lower is better)": cost_table(figures),
-            f"J minus that of {CHAMPION}, paired (positive: {CHAMPION} is better)": difference_table(figures),
-            "error of the estimate": error_table(figures),
-            "sensor checks": checks_table(figures, TASKS[task].layout.channels),
-            "detection (AUROC)": detection_table(figures),
-        }
-        text += [f"## {task}\n", *(f"### {title}\n\n{_markdown(rows)}\n" for title, rows in tables.items() if rows)]
+        own = {unit: kept for unit, kept in results.items() if unit.task == task}
+        figures = collect(own)
+        text.append(_section(task, figures, own))
         plain[task] = summary(figures)
         path = folder / f"{task}.png"
         _plot(figures, path)
@@ -47,130 +57,147 @@ def write_report(results: Mapping[Unit, dict[str, Any]], folder: Path) -> list[P
     return [*written, folder / "results.json", folder / "tables.md"]
 
 
-def collect(results: Mapping[Unit, dict[str, Any]]) -> Figures:
-    """Seeds stacked: arrays (S, …) per label and fault."""
-    rows: dict[str, dict[str, dict[str, list[Any]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+def _section(name: str, figures: Figures, results: Mapping[Unit, dict[str, Any]]) -> str:
+    task = TASKS[name]
+    lines = [
+        f"## {name}\n",
+        f"J is the mean of {task.cost}; final is that of the last {FINAL} ticks alone. The estimate is of "
+        f"{task.estimated}. Brackets hold 95 % intervals over seeds and episodes.\n",
+    ]
     for unit, kept in results.items():
-        for variant, faults in kept["variants"].items():
-            label = unit.agent if variant == "default" else f"{unit.agent} {variant}"
-            for fault, values in faults.items():
-                for name, value in values.items():
-                    rows[label][fault][name].append(value)
+        if kept["switched_off"]:
+            channels = ", ".join(kept["switched_off"])
+            lines.append(
+                f"{unit.agent}, seed {unit.seed}: a sensor check is off, no bound kept it quiet: {channels}.\n"
+            )
+    for title, rows in _tables(figures, task).items():
+        if rows:
+            lines.append(f"### {title}\n\n{_markdown(rows)}\n")
+    return "\n".join(lines)
+
+
+def _tables(figures: Figures, task: Task) -> dict[str, Table]:
+    everyone, everywhere = contestants(figures), faults_of(figures)
+    others = [label for label in everyone if label != CHAMPION]
+    named = {label: label for label in everyone}
+    believing = {label: label for label in everyone if figures[label]["nominal"]["square_error"] is not None}
+    believing_others = {label: label for label in believing if label != BASELINE}
+    swept = _sweep(figures)
+    told = [fault for fault in everywhere if fault in task.masked]
+
+    def cost(label: str, fault: str) -> str:
+        return show(bootstrap(figures[label][fault]["cost"]))
+
+    def final(label: str, fault: str) -> str:
+        return show(bootstrap(figures[label][fault]["final"]), ".2f")
+
+    def lost(label: str, fault: str) -> str:
+        return show(over_nominal(figures, label, fault, "final"), ".2f")
+
+    def minus_champion(label: str, fault: str) -> str:
+        return _starred(difference(figures, label, CHAMPION, fault), 0.0, "+.1f")
+
+    def error(label: str, fault: str) -> str:
+        square = figures[label][fault]["square_error"]
+        return "" if square is None else f"{np.sqrt(square.mean(1)).mean():.1f}"
+
+    def relative(label: str, fault: str) -> str:
+        return _starred(error_ratio(figures, label, BASELINE, fault), 1.0, ".2f")
+
     return {
-        label: {
-            fault: {
-                name: values if name == "signals" or values[0] is None else np.array(values)
-                for name, values in fields.items()
-            }
-            for fault, fields in faults.items()
-        }
-        for label, faults in rows.items()
+        "verdict": verdict(figures, task),
+        "J (lower is better)": _table(figures, named, everywhere, cost),
+        f"J minus that of {CHAMPION}, paired (positive: {CHAMPION} is better; * the interval excludes 0)": _table(
+            figures, {n: n for n in others if CHAMPION in figures}, everywhere, minus_champion
+        ),
+        "final": _table(figures, named, everywhere, final),
+        "final / nominal": _table(figures, named, everywhere[1:], lost),
+        "error of the estimate": _table(figures, believing, everywhere, error),
+        f"error of the estimate / that of {BASELINE} (* the interval excludes 1)": _table(
+            figures, believing_others if BASELINE in figures else {}, everywhere, relative
+        ),
+        "refinement steps: J": _table(figures, swept, told, cost),
+        "refinement steps: error of the estimate": _table(figures, swept, told, error),
+        "sensor checks": checks_table(figures, task.layout.channels),
+        "detection of faults that no mask tells (AUROC)": detection_table(figures, task.masked),
     }
 
 
-def _faults(figures: Figures) -> list[str]:
-    return max((list(faults) for faults in figures.values()), key=len)
+def _table(figures: Figures, columns: Mapping[str, str], faults: list[str], cell: Cell) -> Table:
+    """Rows of `faults` against `columns`, which are titles of labels."""
+    if not columns or not faults:
+        return []
+    body = [[f, *(cell(label, f) if f in figures[label] else "" for label in columns.values())] for f in faults]
+    return [["fault", *columns], *body]
 
 
-def _table(figures: Figures, cell: Any, labels: list[str] | None = None) -> list[list[str]]:
-    """Rows of faults against labels; `cell(label, fault)` gives the text."""
-    names = labels or list(figures)
-    rows = [["fault", *names]]
-    for fault in _faults(figures):
-        rows.append([fault, *(cell(n, fault) if fault in figures[n] else "" for n in names)])
-    return rows
+def _sweep(figures: Figures) -> dict[str, str]:
+    """Every number of steps of the agents that were judged with several, by title, to its label."""
+    columns = {}
+    for agent in contestants(figures):
+        variants = [v for v in CONTESTANTS[agent].variants if not v.checks]
+        if len(variants) > 1:
+            for v in sorted(variants, key=lambda v: v.steps):
+                default = v.name == "default"
+                columns[f"{agent} K={v.steps}{' (default)' * default}"] = agent if default else f"{agent} {v.name}"
+    return columns
 
 
-def cost_table(figures: Figures) -> list[list[str]]:
-    """Mean cost with its interval."""
-
-    def cell(label: str, fault: str) -> str:
-        interval = bootstrap(figures[label][fault]["cost"])
-        return f"{interval.mean:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
-
-    return _table(figures, cell)
+def _starred(interval: Interval | None, neutral: float, form: str) -> str:
+    excluded = interval is not None and not interval.low <= neutral <= interval.high
+    return show(interval, form) + "*" * excluded
 
 
-def difference(figures: Figures, label: str, fault: str, champion: str = CHAMPION) -> Interval | None:
-    """Cost of `label` minus the champion's in the same episodes; None without common seeds."""
-    if fault not in figures.get(champion, {}) or fault not in figures[label]:
-        return None
-    a, b = figures[label][fault]["cost"], figures[champion][fault]["cost"]
-    return bootstrap(a - b) if a.shape == b.shape else None
-
-
-def difference_table(figures: Figures) -> list[list[str]]:
-    """Paired differences to the champion; a star where the interval excludes zero."""
-
-    def cell(label: str, fault: str) -> str:
-        d = difference(figures, label, fault)
-        return "" if d is None else f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]{'*' if d.excludes_zero else ''}"
-
-    return _table(figures, cell, [n for n in figures if n != CHAMPION]) if CHAMPION in figures else []
-
-
-def error_table(figures: Figures) -> list[list[str]]:
-    """Root mean squared error of the estimate, mean over seeds."""
-
-    def cell(label: str, fault: str) -> str:
-        values = figures[label][fault]["rmse"]
-        return f"{np.mean(values):.1f}"
-
-    labels = [n for n, f in figures.items() if f["nominal"]["rmse"][0] is not None]
-    return _table(figures, cell, labels) if labels else []
-
-
-def checks_table(figures: Figures, channels: tuple[str, ...]) -> list[list[str]]:
+def checks_table(figures: Figures, channels: tuple[str, ...]) -> Table:
     """What the sensor checks mask under each fault, and the cost with and without them."""
-    label = f"{CHAMPION} checks"
-    if label not in figures:
+    if CHECKED not in figures:
         return []
     rows = [["fault", "J without", "J with", "with / nominal", "masked (fraction of ticks)"]]
-    nominal = figures[label]["nominal"]["cost"].mean()
-    for fault, values in figures[label].items():
-        masked = (values["gated"] + values["frozen"]).mean(0)
+    for fault, values in figures[CHECKED].items():
+        masked = masked_fraction(figures, CHECKED, fault).mean(0)
         worst = sorted(zip(masked, channels), reverse=True)[:2]
-        without = figures[CHAMPION][fault]["cost"].mean()
         named = ", ".join(f"{c} {m:.4f}" for m, c in worst if m > 0)
-        cost = values["cost"].mean()
-        rows.append([fault, f"{without:.1f}", f"{cost:.1f}", f"{cost / nominal:.2f}", named])
+        without, cost = figures[CHAMPION][fault]["cost"].mean(), values["cost"].mean()
+        rows.append([fault, f"{without:.1f}", f"{cost:.1f}", show(over_nominal(figures, CHECKED, fault), ".2f"), named])
     return rows
 
 
-def detection_table(figures: Figures) -> list[list[str]]:
-    """AUROC of each health signal, of episodes with a fault against nominal ones, averaged over seeds."""
-    labels = [n for n, f in figures.items() if f["nominal"]["signals"][0] and " " not in n]
-    if not labels:
+def detection_table(figures: Figures, told: tuple[str, ...]) -> Table:
+    """AUROC of each health signal for every fault but those in `told`, and their mean."""
+    labels = [n for n in contestants(figures) if figures[n]["nominal"]["signals"][0]]
+    faults = [f for f in faults_of(figures) if f not in told]
+    if not labels or not faults:
         return []
-    signals = list(figures[labels[0]]["nominal"]["signals"][0])
-    rows = [["fault", *(f"{n}: {s}" for n in labels for s in signals)]]
-    for fault in _faults(figures)[1:]:
-        row = [fault]
-        for label in labels:
-            for signal in signals:
-                pairs = zip(figures[label]["nominal"]["signals"], figures[label][fault]["signals"])
-                row.append(f"{np.mean([auroc(np.array(h[signal]), np.array(f[signal])) for h, f in pairs]):.2f}")
-        rows.append(row)
-    return rows
+    areas = [{f"{n}: {s}": a for n in labels for s, a in detection(figures, n, f).items()} for f in faults]
+    means = {column: float(np.mean([row[column] for row in areas])) for column in areas[0]}
+    body = [[f, *(f"{a:.2f}" for a in row.values())] for f, row in zip([*faults, "mean"], [*areas, means])]
+    return [["fault", *areas[0]], *body]
 
 
 def summary(figures: Figures) -> dict[str, Any]:
-    """Everything as plain values."""
-    plain: dict[str, Any] = {}
-    for label, faults in figures.items():
-        plain[label] = {}
-        for fault, values in faults.items():
-            d = difference(figures, label, fault)
-            plain[label][fault] = {
-                "seeds": int(values["cost"].shape[0]),
-                "episodes": int(values["cost"].shape[1]),
-                "cost": asdict(bootstrap(values["cost"])),
-                "per_seed": values["cost"].mean(1).tolist(),
-                "minus_champion": None if d is None else asdict(d),
-                "failed": int(np.sum(values["failed"])),
-                "rmse": None if values["rmse"][0] is None else float(np.mean(values["rmse"])),
-            }
-    return plain
+    """Everything as plain values, per label and fault."""
+    return {label: {fault: _plain(figures, label, fault) for fault in faults} for label, faults in figures.items()}
+
+
+def _plain(figures: Figures, label: str, fault: str) -> dict[str, Any]:
+    values = figures[label][fault]
+    square = values["square_error"]
+    compared = {
+        "cost": bootstrap(values["cost"]),
+        "final": bootstrap(values["final"]),
+        "minus_champion": difference(figures, label, CHAMPION, fault),
+        "cost_over_nominal": over_nominal(figures, label, fault),
+        "final_over_nominal": over_nominal(figures, label, fault, "final"),
+        "error_over_baseline": error_ratio(figures, label, BASELINE, fault),
+    }
+    return {
+        "seeds": int(values["cost"].shape[0]),
+        "episodes": int(values["cost"].shape[1]),
+        "per_seed": values["cost"].mean(1).tolist(),
+        "failed": int(np.sum(values["failed"])),
+        "rmse": None if square is None else float(np.sqrt(square.mean(1)).mean()),
+        **{name: None if interval is None else asdict(interval) for name, interval in compared.items()},
+    }
 
 
 def _markdown(rows: list[list[str]]) -> str:
@@ -180,12 +207,13 @@ def _markdown(rows: list[list[str]]) -> str:
 
 
 def _plot(figures: Figures, path: Path) -> None:
-    """Mean cost of every label under every fault, as a map."""
-    faults = _faults(figures)
-    values = np.array([[f[name]["cost"].mean() if name in f else np.nan for f in figures.values()] for name in faults])
-    figure, axes = plt.subplots(figsize=(2 + 0.9 * len(figures), 1.5 + 0.26 * len(faults)), layout="constrained")
+    """Mean cost of every contestant under every fault, as a map."""
+    faults = faults_of(figures)
+    labels = [label for label in figures if label in (*contestants(figures), CHECKED)]
+    values = np.array([[figures[n][fault]["cost"].mean() for n in labels] for fault in faults])
+    figure, axes = plt.subplots(figsize=(2 + 0.9 * len(labels), 1.5 + 0.26 * len(faults)), layout="constrained")
     image = axes.imshow(values, aspect="auto", cmap="viridis_r")
-    axes.set_xticks(range(len(figures)), list(figures), rotation=60, ha="right")
+    axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right")
     axes.set_yticks(range(len(faults)), faults)
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):

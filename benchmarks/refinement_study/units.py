@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from benchmarks.refinement_study.cloning import clone
 from benchmarks.refinement_study.contest import AUGMENTATIONS, CONTESTANTS, TASKS, Task, Variant
 from benchmarks.refinement_study.judging import judge
 from benchmarks.refinement_study.pilots import Pilot, Predictive
-from benchmarks.refinement_study.sensor_bounds import calibrate_checks
+from benchmarks.refinement_study.sensor_bounds import calibrate_pilot
 from runtime.files import write_json
 from training.checkpoint import save_tensors
 
 JUDGED_FROM = 1_000_000  # seed of the episodes in which everyone is judged
 CALIBRATED_FROM = 2_000_000
 _EVERY = 20  # updates between reports
+_FORMAT = 2  # of the figures; those of another are judged again, from the weights
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ Report = Callable[[str, int, int], None]
 def run_unit(unit: Unit, folder: Path, report: Report) -> dict[str, Any]:
     """Figures of the unit, from its file if it is there. `report` gets a stage, what is done of it, and the total."""
     results = folder / f"{unit.name}.json"
-    settings = {"episodes": unit.episodes, "effort": unit.effort, "faults": list(unit.faults)}
+    settings = {"episodes": unit.episodes, "effort": unit.effort, "faults": list(unit.faults), "format": _FORMAT}
     if results.exists():
         kept: dict[str, Any] = json.loads(results.read_text())
         if kept["settings"] == settings:
@@ -58,23 +60,29 @@ def run_unit(unit: Unit, folder: Path, report: Report) -> dict[str, Any]:
     torch.set_num_threads(1)
     task, contestant = TASKS[unit.task], CONTESTANTS[unit.agent]
     pilot = _trained(unit, folder, report)
-    if isinstance(pilot, Predictive) and any(v.checks for v in contestant.variants):
-        calibrate_checks(pilot, task, CALIBRATED_FROM, unit.episodes)
+    checked = next((v for v in contestant.variants if v.checks), None)
+    switched_off: list[str] = []
+    if checked is not None and isinstance(pilot, Predictive):
+        report("calibrate the checks", 0, 1)
+        off = calibrate_pilot(pilot, task, checked.steps, CALIBRATED_FROM).switched_off
+        switched_off = list(compress(task.layout.channels, off))
     figures = {}
     for i, variant in enumerate(contestant.variants):
         report("judge", i, len(contestant.variants))
         figures[variant.name] = _judged(pilot, task, variant, unit)
-    kept = {"settings": settings, "variants": figures}
+    kept = {"settings": settings, "switched_off": switched_off, "variants": figures}
     write_json(results, kept)
     return kept
 
 
 def _trained(unit: Unit, folder: Path, report: Report) -> Pilot:
     contestant = CONTESTANTS[unit.agent]
-    updates = max(1, round(contestant.schedule.updates * unit.effort))
-    weights = folder / f"{unit.name}-{updates}.pt"
     torch.manual_seed(unit.seed)
     pilot = contestant.make(TASKS[unit.task])
+    if contestant.schedule is None:
+        return pilot
+    updates = max(1, round(contestant.schedule.updates * unit.effort))
+    weights = folder / f"{unit.name}-{updates}.pt"
     if weights.exists():
         pilot.load_state_dict(torch.load(weights, weights_only=True))
         return pilot
@@ -103,13 +111,15 @@ def _figures(
 ) -> dict[str, dict[str, Any]]:
     arena = task.make_arena(faults, episodes, JUDGED_FROM)
     verdict = judge(pilot, arena, variant.steps, variant.checks, task.estimate)
-    error = task.estimate_scale * np.sqrt(verdict.square_error.mean(1))
+    square_error = task.estimate_scale**2 * verdict.square_error
+    error = np.sqrt(square_error.mean(1))
     return {
         fault: {
             "cost": [round(float(c), 4) for c in verdict.cost[i]],
             "final": [round(float(c), 4) for c in verdict.final[i]],
             "failed": int(verdict.failed[i].sum()),
             "rmse": None if np.isnan(error[i]) else float(error[i]),
+            "square_error": None if np.isnan(error[i]) else square_error[i].round(4).tolist(),
             "gated": verdict.gated[i].round(6).tolist(),
             "frozen": verdict.frozen[i].round(6).tolist(),
             "signals": {name: _finite(values[i]) for name, values in verdict.signals.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 import torch
 
 from benchmarks.refinement import Options, main
-from benchmarks.refinement_study.cartpole_arena import CartPoleArena, judge_oracle
+from benchmarks.refinement_study.cartpole_arena import ANGLE_LATENT, CartPoleArena
 from benchmarks.refinement_study.contest import AUGMENTATIONS, CONTESTANTS, TASKS
 from benchmarks.refinement_study.judging import judge
+from benchmarks.refinement_study.oracle import Oracle, OraclePilot
 from benchmarks.refinement_study.pilots import HoldMLP, Predictive, StackMLP
-from benchmarks.refinement_study.statistics import auroc, bootstrap
+from benchmarks.refinement_study.sensor_bounds import calibrate_pilot
+from benchmarks.refinement_study.statistics import auroc, bootstrap, bootstrap_ratio
 from runtime.errors import GanglionError
 
 
@@ -33,6 +36,15 @@ def test_the_interval_has_the_width_of_the_standard_error() -> None:
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
     assert interval.excludes_zero
     assert not bootstrap(values - values.mean()).excludes_zero
+
+
+def test_a_ratio_is_as_exact_as_its_pairs_are_alike() -> None:
+    under = np.random.default_rng(0).normal(5.0, 2.0, (2, 100))
+    alike = bootstrap_ratio(3.0 * under, under)
+    np.testing.assert_allclose((alike.mean, alike.low, alike.high), 3.0, rtol=1e-12)
+    apart = bootstrap_ratio(under[:, ::-1], under)
+    assert apart.mean == pytest.approx(1.0)
+    assert apart.low < 0.95 < 1.05 < apart.high
 
 
 def test_seeds_that_disagree_widen_the_interval() -> None:
@@ -79,35 +91,75 @@ def test_the_study_s_augmentation_keeps_what_is_tested_unseen() -> None:
 
 def test_the_judge_pairs_episodes_and_the_oracle_is_hard_to_beat() -> None:
     faults = ("nominal", "dead_gyro+accelerometer", "payload_x1.5")
-    cost, square, failed = judge_oracle(CartPoleArena(faults, 6, 3))
-    assert cost.shape == (3, 6)
-    assert not failed.any()
-    assert np.sqrt(square.mean(1)).max() < 0.1  # 20 mrad
+    best = judge(OraclePilot(), CartPoleArena(faults, 6, 3), 0, checks=False, estimate=ANGLE_LATENT)
+    assert best.cost.shape == (3, 6)
+    assert not best.failed.any()
+    assert np.sqrt(best.square_error.mean(1)).max() < 0.1  # 20 mrad
+    assert best.signals == {}
     task = TASKS["cartpole"]
     torch.manual_seed(0)
     pilot = CONTESTANTS["amortized"].make(task)
     assert isinstance(pilot, Predictive)
     verdict = judge(pilot, CartPoleArena(faults, 6, 3), 0, checks=False, estimate=task.estimate)
-    assert (verdict.cost.mean(1) > cost.mean(1)).all()
+    assert (verdict.cost.mean(1) > best.cost.mean(1)).all()
     assert verdict.failed.all()
     assert verdict.gated.max() == 0.0
     assert verdict.signals["innovation"].shape == (3, 6)
 
 
+def test_the_pilot_flies_as_the_oracle_itself() -> None:
+    """But for the float32 of what the judge hands out."""
+    arenas = [CartPoleArena(("dead_gyro",), 4, 0) for _ in range(2)]
+    pilot, oracle = OraclePilot(), Oracle(4)
+    state, steps = pilot.initial(4), torch.zeros(4, dtype=torch.int64)
+    for _ in range(150):
+        (readings, mask), (again, _) = (arena.observe() for arena in arenas)
+        x = torch.as_tensor(np.where(mask > 0, again / arenas[1].layout.scale, 0.0), dtype=torch.float32)
+        x[:, 5] -= 9.81  # the accelerometer's mean, in its scale of 1
+        previous = torch.as_tensor(arenas[1].executed())
+        command, state, seen = pilot.tick(x, torch.as_tensor(mask), previous, state, steps)
+        action = oracle.act(readings, mask, arenas[0].executed()[:, 0])
+        np.testing.assert_allclose(command[:, 0], action, atol=1e-4)
+        np.testing.assert_allclose(seen.z[:, ANGLE_LATENT], oracle.estimate[:, 2] / 0.2, atol=1e-4)
+        arenas[0].step(action[:, None])
+        arenas[1].step(command.numpy())
+
+
+def test_the_calibration_flies_every_episode_once_and_not_too_many_at_once() -> None:
+    flown: list[tuple[int, int]] = []
+
+    def make_arena(faults: tuple[str, ...], episodes: int, seed: int) -> CartPoleArena:
+        assert faults == ("nominal",)
+        flown.append((seed, episodes))
+        arena = CartPoleArena(faults, episodes, seed)
+        arena.ticks = 30
+        return arena
+
+    task = replace(TASKS["cartpole"], make_arena=make_arena, rows=3)
+    torch.manual_seed(0)
+    pilot = CONTESTANTS["gauss_newton"].make(task)
+    assert isinstance(pilot, Predictive)
+    found = calibrate_pilot(pilot, task, 1, seed=100, ticks=150)
+    assert flown == [(100 + 3 * i, 3) for i in range(len(flown))]
+    assert len(flown) >= 4  # twice with the checks off, and twice with the first bounds
+    assert found.ticks == 2 * 3 * 30
+    np.testing.assert_allclose(pilot.agent.sensors.spike, found.bounds.spike, rtol=1e-6)
+
+
 def test_a_small_study_from_end_to_end_goes_on_where_it_was(tmp_path: Path) -> None:
     options = Options(
-        tasks=("cartpole",), agents=("hold", "amortized"), seeds=(0,), episodes=2, effort=0.001,
+        tasks=("cartpole",), agents=("hold", "amortized", "oracle"), seeds=(0, 1), episodes=2, effort=0.001,
         faults=("dead_gyro", "bias_gyro"), workers=1, output=tmp_path,
     )  # fmt: skip
     main(options)
     results = json.loads((tmp_path / "results.json").read_text())
-    assert set(results["cartpole"]) == {"hold", "amortized"}
+    assert set(results["cartpole"]) == {"hold", "amortized", "oracle"}
     assert set(results["cartpole"]["hold"]) == {"nominal", "dead_gyro", "bias_gyro"}
     assert results["cartpole"]["hold"]["nominal"]["episodes"] == 2
     assert "dead_gyro" in (tmp_path / "tables.md").read_text()
     assert (tmp_path / "cartpole.png").stat().st_size > 1000
     stamps = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("cartpole-*")}
-    assert len(stamps) == 4
+    assert len(stamps) == 2 * 2 * 2 + 1  # figures and weights, but the oracle's figures alone, of one seed
     main(options)
     assert {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("cartpole-*")} == stamps
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import export.checks
-from export.checks import Bounds, calibrate_checks, find_bounds
+from export.checks import LARGEST_FALSE_ALARM, Bounds, Ticks, calibrate_bounds, calibrate_checks, find_bounds
 from export.record import Recording
 from runtime.bundle import Bundle
 from runtime.contract import Node
@@ -112,6 +112,43 @@ def test_noisy_checks_are_raised_and_in_the_end_switched_off(
     assert all(c.gate_false_alarm == c.frozen_false_alarm == 0 for c in checks.channels.values())
     assert checks.ticks > 40
     np.testing.assert_allclose(agent.sensors.spike, (6.25, OFF, 4, 4))
+
+
+def test_bounds_keep_quiet_also_in_episodes_that_no_attempt_has_seen() -> None:
+    """The tails of channel 0 grow with every masking: bounds from ticks without any are too low."""
+    flown: list[tuple[Bounds, int]] = []
+
+    def fly(bounds: Bounds, attempt: int) -> Ticks:
+        rng = np.random.default_rng(attempt)
+        innovation = rng.standard_normal((N, D))
+        if bounds.spike[0] < OFF:
+            innovation[:, 0] *= np.where(rng.random(N) < 0.01, 3.0, 1.0)
+        flown.append((bounds, attempt))
+        sensors = nominal(innovation, *np.zeros((2, N, D)))
+        return sensors | {"verdict": 2.0 * (np.abs(innovation) > bounds.spike)}
+
+    found = calibrate_bounds(fly, CONTRACT.observations)
+    assert [attempt for _, attempt in flown] == list(range(len(flown)))
+    assert all((b == OFF).all() for b in vars(flown[0][0]).values())
+    first, last = flown[1][0], flown[-1][0]
+    assert found.bounds is last
+    assert last.spike[0] == 1.25 ** (len(flown) - 2) * first.spike[0] > first.spike[0]
+    np.testing.assert_array_equal(last.spike[1:], first.spike[1:])
+    assert not found.switched_off.any()
+    assert found.gate.max() < LARGEST_FALSE_ALARM / 2
+    unseen = np.mean([(fly(last, attempt)["verdict"] > 0).mean(0) for attempt in range(1000, 1005)], 0)
+    assert unseen.max() < LARGEST_FALSE_ALARM
+
+
+def test_a_rate_that_is_just_under_the_goal_is_not_trusted() -> None:
+    """14 alarms in 20 000 ticks are 0.07 %, and one raise ends them."""
+
+    def fly(bounds: Bounds, attempt: int) -> Ticks:
+        verdict = np.zeros((N, D))
+        verdict[:14, 2] = 2.0 * (bounds.spike[2] < 5.0)
+        return nominal(*np.zeros((3, N, D))) | {"verdict": verdict}
+
+    np.testing.assert_array_equal(calibrate_bounds(fly, CONTRACT.observations).bounds.spike, (4.0, 4.0, 5.0, 4.0))
 
 
 def test_rare_false_alarms_are_measured_and_left(agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

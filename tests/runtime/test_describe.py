@@ -37,6 +37,11 @@ def test_method_and_checks_in_words(kuka: Bundle) -> None:
     assert plain["refinement"]["covariance_block"] == 8
 
 
+def test_a_commit_with_changes_shows_its_plus(kuka: Bundle) -> None:
+    contract = replace(kuka.contract, provenance=replace(kuka.contract.provenance, commit="0123456789ab+"))
+    assert described(contract, kuka)["by"].endswith("(commit 0123456789ab+)")
+
+
 def test_without_checks_and_covariance(kuka: Bundle) -> None:
     rows = described(kuka.contract, kuka)
     assert rows["refinement"] == "gradient, K = 2 by default, 8 at most; covariance not carried"

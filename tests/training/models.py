@@ -163,7 +163,7 @@ class System:
 
 def linear_system(model: GenerativeModel) -> System:
     """The dense matrices of a model without curvature, put together by hand from its weights."""
-    own, control = np.diag(numbers(model.retention)), np.zeros((model.size, A))
+    own, control = numbers(model.persistence).copy(), np.zeros((model.size, A))
     offset, edges = np.zeros(model.size), np.zeros((model.size, model.size))
     for node in model.nodes:
         rows, part = model.slices[node.name], model._dynamics(node.name)

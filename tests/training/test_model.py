@@ -293,7 +293,7 @@ def test_latents_that_are_tied_remember_and_others_leak() -> None:
     """The tied latents are the first of the observed nodes: right's in the fork follow left's."""
     model = GenerativeModel(GRAPHS["fork"], D, A, 7, (3, 0, 4, 1))
     assert model.anchored.tolist() == [False, False, True, True, True, True, False, False]
-    assert model.retention.tolist() == pytest.approx([0.9, 0.9, 1, 1, 1, 1, 0.9, 0.9])
+    assert model.persistence.diagonal().tolist() == pytest.approx([0.9, 0.9, 1, 1, 1, 1, 0.9, 0.9])
     assert not make_model("chain").anchored.any()
 
 

@@ -72,7 +72,13 @@ class Agent(nn.Module):
         self.config = config
         self.observation_size, self.action_size = observation_size, action_size
         self.model = GenerativeModel(
-            config.nodes, observation_size, action_size, config.hidden, config.tied, config.precision_by_state
+            config.nodes,
+            observation_size,
+            action_size,
+            config.hidden,
+            config.tied,
+            config.precision_by_state,
+            config.kinematics,
         )
         self.method = make_method(self.model, config.inference)
         self.sensors = SensorBelief(observation_size)
@@ -129,13 +135,13 @@ class Agent(nn.Module):
         if rows > 1:  # the candidates of a single row take the axis of the batch, so that all of them stay matrices
             multiples = multiples.unsqueeze(-1)
         candidates = start.z + multiples * (z - start.z)
-        energies = self.model.free_energy(candidates, x, start.mask, start.prior)
-        best = energies.argmin(0, keepdim=True).flatten()
+        energies = self.model.free_energy(candidates, x, start.mask, start.prior).unsqueeze(-1)
+        best = energies.argmin(0).flatten()
         if rows > 1:
             best = best * rows + torch.arange(rows, device=z.device)
         guarded = candidates.reshape(-1, z.shape[-1]).index_select(0, best)
         carried = self.method.carry(guarded, start.gain)
-        return carried | {"sensors": start.sensors}, energies.amin(0, keepdim=True).flatten()
+        return carried | {"sensors": start.sensors}, energies.amin(0).flatten()
 
     def infer(
         self, x: Tensor, mask: Tensor, action: Tensor, state: State, steps: Tensor, fresh: Tensor | None = None

@@ -59,19 +59,19 @@ def congruence(rows: Tensor, matrix: Tensor) -> Tensor:
 
 def gram(jacobian: Tensor, weights: Tensor, count: int) -> Tensor:
     """Diagonal blocks of J' diag(weights) J, (B, n, b, b), for J (B, D, Z) and weights (B, D)."""
-    return products(jacobian * weights.unsqueeze(-1), jacobian, count)
+    parts = _columns(jacobian, count)
+    return (parts * weights.unsqueeze(-2).unsqueeze(-2)) @ parts.mT
 
 
-def products(left: Tensor, right: Tensor, count: int) -> Tensor:
-    """Diagonal blocks of A' B, (B, n, b, b), for A and B (B, D, Z)."""
-    parts = [m.unflatten(-1, (count, -1)).transpose(-3, -2) for m in (left, right)]  # (B, n, D, b)
-    return parts[0].mT @ parts[1]
+def _columns(jacobian: Tensor, count: int) -> Tensor:
+    """J (B, D, Z) as J' in blocks, (B, n, b, D)."""
+    return jacobian.mT.unflatten(-2, (count, -1))
 
 
 def spread(jacobian: Tensor, matrix: Tensor) -> Tensor:
     """Diagonal of J M J', (B, D), for J (B, D, Z) and M (B, n, b, b)."""
-    parts = jacobian.unflatten(-1, (matrix.shape[-3], -1)).transpose(-3, -2)  # (B, n, D, b)
-    return ((parts @ matrix) * parts).sum(-1).sum(-2)
+    parts = _columns(jacobian, matrix.shape[-3])
+    return ((matrix @ parts) * parts).sum(-2).sum(-2)
 
 
 @dataclass
@@ -86,7 +86,8 @@ class Covariance:
     @classmethod
     def saturated(cls, matrix: Tensor, largest: float) -> Covariance:
         """M (B, n, b, b) scaled by rows and columns so that no variance is above `largest`; it stays definite."""
-        variances = (matrix * torch.eye(matrix.shape[-1], dtype=matrix.dtype)).sum(-2, keepdim=True)
+        diagonal = torch.arange(matrix.shape[-1]).expand_as(matrix[..., :1, :])
+        variances = matrix.gather(-2, diagonal)
         std = variances.sqrt()
         return cls(matrix / (std.mT * std), std.clamp(max=math.sqrt(largest)))
 

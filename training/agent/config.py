@@ -38,6 +38,15 @@ class InferenceConfig:
 
 
 @dataclass(frozen=True)
+class Motion:
+    """Channel `position` changes by `change` times the channel `rate` in a tick, both normalised."""
+
+    position: int
+    rate: int
+    change: float
+
+
+@dataclass(frozen=True)
 class AgentConfig:
     """Sizes of the agent and its way of inference."""
 
@@ -53,3 +62,10 @@ class AgentConfig:
     """Let the precisions depend on the last latent and action (temporal prior) and on the prior mean (channels)."""
     inference: InferenceConfig = InferenceConfig()
     """Method of inference."""
+    kinematics: tuple[Motion, ...] = ()
+    """How tied channels change each other before anything is learned; see `training.kinematics`."""
+
+    def __post_init__(self) -> None:
+        loose = sorted({c for m in self.kinematics for c in (m.position, m.rate)} - {*self.tied})
+        if loose:
+            raise GanglionError(f"kinematics names the channels {loose}, expected tied ones: {sorted(self.tied)}")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from runtime.contract import Node
 from training.agent import blocks
+from training.agent.config import Motion
 from training.agent.networks import Conditional, ObservationModel
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -79,8 +80,8 @@ class Prior:
 class GenerativeModel(nn.Module):
     """p(z_t | z_{t-1}, a_{t-1}) on the graph and p(x_t | z_t)."""
 
-    retention: Tensor
-    """(Z,), what is left of each latent after one tick if nothing else is known."""
+    persistence: Tensor
+    """(Z, Z), how the latents go on from tick to tick before anything is learned."""
     observed_rows: Tensor
     """(U, Z), selects the latents of the observed nodes."""
 
@@ -92,8 +93,12 @@ class GenerativeModel(nn.Module):
         hidden: int,
         tied: tuple[int, ...] = (),
         precision_by_state: bool = False,
+        kinematics: tuple[Motion, ...] = (),
     ) -> None:
-        """`tied`: the channel to which each leading latent of the observed nodes is tied."""
+        """`tied`: the channel to which each leading latent of the observed nodes is tied.
+
+        `kinematics` is of tied channels whose latents are in one node.
+        """
         super().__init__()
         self.nodes, self.action_size = nodes, action_size
         self.slices: dict[str, slice] = {}
@@ -107,14 +112,18 @@ class GenerativeModel(nn.Module):
         self.observed = tuple(n.name for n in nodes if n.name not in with_children)
         """Nodes that predict the observation."""
         self.dynamics = nn.ModuleDict(
-            {n.name: Conditional(n.size + action_size, hidden, n.size, skip_gain=0.0) for n in nodes}
+            {n.name: Conditional(n.size + action_size, hidden, n.size, gain=0.0) for n in nodes}
         )
         self.conditionals = nn.ModuleDict(
             {n.name: Conditional(sum(sizes[p] for p in n.parents), hidden, n.size) for n in nodes if n.parents}
         )
         self.observation = ObservationModel(sum(sizes[n] for n in self.observed), hidden, observation_size, tied)
         self.register_buffer("observed_rows", self._rows(self.observed))
-        self.register_buffer("retention", torch.where(self.anchored, 1.0, _LEAK))
+        persistence = torch.diag(torch.where(self.anchored, 1.0, _LEAK))
+        latents = self.observed_rows[: len(tied)].argmax(-1).tolist()
+        for m in kinematics:
+            persistence[latents[tied.index(m.position)], latents[tied.index(m.rate)]] = m.change
+        self.register_buffer("persistence", persistence)
         self.latent_log_precision = LogPrecision(
             self.size, _TRUSTED, _LEAST_STD_Z, self.size + action_size if precision_by_state else 0
         )
@@ -150,15 +159,17 @@ class GenerativeModel(nn.Module):
         parts, hidden = [], {}
         for node in self.nodes:
             own = z_previous[..., self.slices[node.name]]
-            mean, hidden[node.name] = self._dynamics(node.name)(torch.cat((own, action), -1), self._retained(node.name))
+            mean, hidden[node.name] = self._dynamics(node.name)(
+                torch.cat((own, action), -1), self._persisting(node.name)
+            )
             parts.append(mean)
         drive = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return drive.clamp(-LARGEST_LATENT, LARGEST_LATENT), hidden
 
-    def _retained(self, name: str) -> Tensor:
-        """What the skip weights of the dynamics leave out: each latent of the node `name` goes on as it is."""
-        retention = self.retention[self.slices[name]]
-        return nn.functional.pad(torch.diag(retention), (0, self.action_size))
+    def _persisting(self, name: str) -> Tensor:
+        """What the skip weights of the dynamics of the node `name` leave out."""
+        own = self.slices[name]
+        return nn.functional.pad(self.persistence[own, own], (0, self.action_size))
 
     def drive(self, z_previous: Tensor, action: Tensor) -> Tensor:
         """Temporal part of every node's mean (B, Z)."""
@@ -168,7 +179,7 @@ class GenerativeModel(nn.Module):
         """A = d drive / d z_{t-1} (B, Z, Z), where the drive is not clamped."""
         parts = []
         for node in self.nodes:
-            own = self._dynamics(node.name).jacobian(hidden[node.name], node.size, self._retained(node.name))
+            own = self._dynamics(node.name).jacobian(hidden[node.name], node.size, self._persisting(node.name))
             parts.append(self._embed(own, (node.name,), (node.name,)))
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 

@@ -18,9 +18,11 @@ def mlp(inputs: int, hidden: int, outputs: int, last_gain: float = 1.0) -> nn.Se
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU(), last)
 
 
-def added(base: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
-    """`base + inputs @ weight`; on matrices as one operation, which halves its cost in the exported graph."""
-    return torch.addmm(base, inputs, weight) if inputs.dim() == 2 else base + inputs @ weight
+def added(base: Tensor, inputs: Tensor, weight: Tensor, factor: float = 1.0) -> Tensor:
+    """`base + factor * inputs @ weight`; on matrices as one operation, which halves its cost in the exported graph."""
+    if inputs.dim() == 2:
+        return torch.addmm(base, inputs, weight, alpha=factor)
+    return base + factor * (inputs @ weight)
 
 
 class SkipMLP(nn.Module):
@@ -45,13 +47,13 @@ class Conditional(nn.Module):
     `forward` also returns the hidden layer, with which `vjp` and `jacobian` need no second pass.
     """
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, skip_gain: float = 1.0) -> None:
-        """`skip_gain` scales the random start of C; zero starts it at zero."""
+    def __init__(self, inputs: int, hidden: int, outputs: int, gain: float = 1.0) -> None:
+        """`gain` scales the random start of C and W2, the function itself."""
         super().__init__()
-        self.skip_weight = nn.Parameter(skip_gain * torch.randn(outputs, inputs) / math.sqrt(inputs))
+        self.skip_weight = nn.Parameter(gain * torch.randn(outputs, inputs) / math.sqrt(inputs))
         self.inner_weight = nn.Parameter(torch.randn(hidden, inputs) / math.sqrt(inputs))
         self.inner_bias = nn.Parameter(torch.zeros(hidden))
-        self.outer_weight = nn.Parameter(0.1 * torch.randn(outputs, hidden) / math.sqrt(hidden))
+        self.outer_weight = nn.Parameter(0.1 * gain * torch.randn(outputs, hidden) / math.sqrt(hidden))
         self.outer_bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, inputs: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -66,8 +68,15 @@ class Conditional(nn.Module):
 
     def vjp(self, cotangent: Tensor, hidden: Tensor) -> Tensor:
         """(d mu / d u)^T cotangent, (B, inputs), for cotangent (B, outputs)."""
-        through = (cotangent @ self.outer_weight) * (1.0 - hidden * hidden)
-        return added(cotangent @ self.skip_weight, through, self.inner_weight)
+        return self.pulled(cotangent, hidden, self.skip_weight, self.outer_weight)
+
+    def pulled(self, cotangent: Tensor, hidden: Tensor, skip: Tensor, outer: Tensor) -> Tensor:
+        """`vjp` with other weights C (channels, inputs) and W2 (channels, hidden).
+
+        The slopes 1 - h^2 are taken in two parts: the first one depends on weights alone.
+        """
+        bent = (cotangent @ outer) * hidden * hidden
+        return added(cotangent @ torch.addmm(skip, outer, self.inner_weight), bent, self.inner_weight, -1.0)
 
     def jacobian(self, hidden: Tensor, columns: int | None = None, shift: Tensor | None = None) -> Tensor:
         """Derivative d mu / d u (B, outputs, columns), for the first `columns` inputs, all if None."""
@@ -129,13 +138,14 @@ class ObservationModel(nn.Module):
 
     def vjp(self, cotangent: Tensor, hidden: Tensor) -> Tensor:
         """J^T cotangent (B, U) for cotangent (B, D)."""
-        tied, free = self.split(cotangent)
-        padded = nn.functional.pad(tied, (0, self.tie_rows.shape[1] - self.count))
-        return padded if self.free is None else padded + self.free.vjp(free, hidden)
+        if self.free is None:
+            return nn.functional.pad(self.split(cotangent)[0], (0, self.tie_rows.shape[1] - self.count))
+        skip, outer = self._with_ties(self.free.skip_weight, self.tie_rows), self._with_ties(self.free.outer_weight)
+        return self.free.pulled(cotangent, hidden, skip, outer)
 
     def jacobian(self, hidden: Tensor) -> Tensor:
         """J (B, D, U)."""
         ties = self.tie_rows.expand(*hidden.shape[:-1], -1, -1)
         if self.free is None:
             return self._channels(ties, -2)
-        return self._channels(torch.cat((ties, self.free.jacobian(hidden)), -2), -2)
+        return self._channels(torch.cat((ties.mT, self.free.jacobian(hidden).mT), -1), -1).mT

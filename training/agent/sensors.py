@@ -49,14 +49,14 @@ class SensorBelief(nn.Module):
         return carried
 
     def flatline(self, x: Tensor, fresh: Tensor, carried: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Whether each channel is frozen, its last reading and its repeats so far, each (B, D).
+        """Whether each channel is alive, that is not frozen, its last reading and its repeats so far, each (B, D).
 
         `fresh` (B, D) is one where a believed reading x (B, D) arrived in this tick.
         """
         last, repeats, _, _ = (row.squeeze(1) for row in carried.split(1, 1))
-        kept = fresh * (x - last) == 0
-        repeats = kept.to(x.dtype) * (repeats + fresh)
-        return (repeats >= self.repeats).to(x.dtype), torch.where(kept, last, x), repeats
+        reading = torch.where(fresh.bool(), x, last)
+        repeats = (reading == last).to(x.dtype) * (repeats + fresh)
+        return (repeats < self.repeats).to(x.dtype), reading, repeats
 
     def gate(self, innovation: Tensor, seen: Tensor, carried: Tensor) -> tuple[Tensor, Tensor]:
         """Which channel is gated (one-hot or zero) and the slow averages, each (B, D).
@@ -64,14 +64,14 @@ class SensorBelief(nn.Module):
         `innovation` (B, D) is in predicted standard deviations; `seen` (B, D) is one where there is a reading.
         """
         _, _, slow, gated = (row.squeeze(1) for row in carried.split(1, 1))
-        slow = (1.0 - _SLOWNESS) * slow + seen * (_SLOWNESS * innovation).clamp(-_SLOWNESS * _CLIP, _SLOWNESS * _CLIP)
+        slow = (1.0 - _SLOWNESS) * slow + _SLOWNESS * (seen * innovation.clamp(-_CLIP, _CLIP))
         size = innovation.abs()
-        score = seen * torch.maximum(size / self.spike, slow.abs() / (SLOW_STD * self.drift))
-        score = score * (1.0 + (_STAY - 1.0) * gated)
-        votes = torch.where(size > _LOUD, -1.0, 1.0).to(seen)
-        bound = (-OFF * (votes * seen).sum(-1, keepdim=True)).clamp(min=1.0)  # out of reach unless most are quiet
-        worst = self.indices == score.argmax(-1, keepdim=True)
-        return (worst & (score > bound)).to(innovation.dtype), slow
+        score = torch.maximum(size / self.spike, slow.abs() / (SLOW_STD * self.drift))
+        score = score * (seen * (1.0 + (_STAY - 1.0) * gated))
+        loud = OFF * (seen * (size - _LOUD).sign()).sum(-1, keepdim=True)  # out of reach if most are loud
+        rivals = torch.cat((torch.ones_like(loud), loud, score), -1)  # of a tie the first one wins, the bound
+        worst = self.indices + 2 == rivals.argmax(-1, keepdim=True)
+        return worst.to(innovation.dtype), slow
 
     def forward(
         self, x: Tensor, mask: Tensor, fresh: Tensor, innovation: Tensor, carried: Tensor
@@ -84,9 +84,9 @@ class SensorBelief(nn.Module):
         self, x: Tensor, mask: Tensor, fresh: Tensor, innovation: Tensor, carried: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What is left of the mask (B, D) after the verdict, and what `forward` gives."""
-        frozen, reading, repeats = self.flatline(x, mask * fresh, carried)
-        frozen = mask * frozen
-        seen = mask - frozen
+        alive, reading, repeats = self.flatline(x, mask * fresh, carried)
+        seen = mask * alive
         gated, slow = self.gate(innovation, seen, carried)
-        verdict = FROZEN * frozen + DISTRUSTED * gated
-        return seen - gated, verdict, torch.stack((reading, repeats, slow, gated), 1)
+        believed = seen - gated
+        verdict = FROZEN * (mask - believed) + (DISTRUSTED - FROZEN) * gated
+        return believed, verdict, torch.stack((reading, repeats, slow, gated), 1)

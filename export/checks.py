@@ -16,6 +16,7 @@ import torch
 from export.record import HELD_OUT, record_nominal
 from runtime.bundle import Bundle
 from runtime.contract import ChannelCheck, Contract, Observation, SensorChecks
+from runtime.errors import GanglionError
 from sim.tasks import task_class
 from training.agent.agent import Agent
 from training.agent.sensors import DISTRUSTED, FROZEN, OFF, REPEATS, SLOW, SLOW_STD, SensorBelief
@@ -24,14 +25,17 @@ LARGEST_FALSE_ALARM = 1e-3
 """Fraction of a channel's nominal ticks: the goal for episodes that the calibration has not seen."""
 _AIM = 0.5 * LARGEST_FALSE_ALARM  # of a calibration: a rate from few episodes is no more exact than that
 _RARE = 1e-4  # fraction of the ticks that the first bounds may exceed
+_REPLAYED, _STARTS = 50, 64  # ticks of a replay, and replays
+_BIAS = 3.0  # predicted standard deviations
 _LEAST_SPIKE, _SPIKE_MARGIN = 4.0, 1.1
-_LEAST_DRIFT, _DRIFT_MARGIN = 4.5, 1.2
+_LEAST_DRIFT, _DRIFT_MARGIN = 4.0, 1.1
 _REPEATS = range(2, 101)  # one second at 100 Hz is too late to be of use
 _RAISE = 1.25
 _ROUNDS = 5
 
 Ticks = Mapping[str, np.ndarray]
-"""Nominal ticks: `innovation` and `verdict` (N, D) of the agent, and the carried `state.sensors` (N, 4, D)."""
+"""Nominal ticks: what the agent was given and what it found, by the names of the graph, and the `tick` (N,) of each
+since its episode began."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +84,23 @@ class Calibration:
     """Channels (D,) bool with a check that raised bounds could not keep quiet."""
 
 
-def calibrate_bounds(fly: Callable[[Bounds, int], Ticks], observations: tuple[Observation, ...]) -> Calibration:
-    """Bounds that mask no channel in more than half of `LARGEST_FALSE_ALARM` of the ticks of nominal episodes.
+def calibrate_bounds(
+    agent: Agent, steps: int, fly: Callable[[int], Ticks], observations: tuple[Observation, ...]
+) -> Calibration:
+    """Set `agent.sensors` so that no channel is masked in more than half of `LARGEST_FALSE_ALARM` of nominal ticks.
 
-    `fly(bounds, attempt)` flies the agent with `bounds`; every attempt, counted from 0, needs its own episodes. A check
-    that is wrong too often has its bounds raised by a quarter; after five times it is switched off.
+    `fly(attempt)` flies the agent at K = `steps`; every attempt, counted from 0, needs its own episodes. A check that
+    is wrong too often has its bounds raised by a quarter; after five times it is switched off.
     """
-    switched_off = np.zeros(sum(len(o.channels) for o in observations), dtype=bool)
-    bounds = find_bounds(fly(Bounds.off(len(switched_off)), 0), observations)
+    switched_off = np.zeros(agent.observation_size, dtype=bool)
+    Bounds.off(agent.observation_size).put(agent.sensors)
+    nominal = fly(0)
+    signature = find_signatures(agent, steps, nominal)
+    agent.sensors.signature.copy_(torch.from_numpy(signature))
+    bounds = find_bounds(nominal, signature, observations)
     for attempt in itertools.count(1):
-        verdict = fly(bounds, attempt)["verdict"]
+        bounds.put(agent.sensors)
+        verdict = fly(attempt)["verdict"]
         gate, frozen = ((verdict == v).mean(0) for v in (DISTRUSTED, FROZEN))
         noisy = (gate > _AIM, frozen > _AIM)
         if not np.any(noisy):
@@ -116,13 +127,13 @@ def calibrate_checks(
     """
     drafts: list[Bundle] = []
 
-    def fly(bounds: Bounds, attempt: int) -> Ticks:
-        bounds.put(agent.sensors)
+    def fly(attempt: int) -> Ticks:
         drafts.append(bundle_of(agent))
         first = seed + (3 + attempt) * HELD_OUT
-        return record_nominal(drafts[-1], task, range(first, first + episodes)).arrays
+        recording = record_nominal(drafts[-1], task, range(first, first + episodes))
+        return recording.arrays | {"tick": recording.tick}
 
-    found = calibrate_bounds(fly, task_class(task).observations)
+    found = calibrate_bounds(agent, agent.config.inference.default_steps, fly, task_class(task).observations)
     contract = drafts[-1].contract
     if found.switched_off.any():
         channels = ", ".join(itertools.compress(contract.layout.channels, found.switched_off))
@@ -130,10 +141,46 @@ def calibrate_checks(
     return drafts[-1], _checks(found, contract)
 
 
-def find_bounds(nominal: Ticks, observations: tuple[Observation, ...]) -> Bounds:
+@torch.no_grad()
+def find_signatures(agent: Agent, steps: int, nominal: Ticks) -> np.ndarray:
+    """Direction (D, D), column by column, in which a bias of each channel moves the slow averages; the checks are off.
+
+    Nominal ticks are replayed for half a second, as they were and with a bias, from where the agent then stood. Raises
+    GanglionError if no episode lasts as long.
+    """
+    channels, tick = agent.observation_size, nominal["tick"]
+    starts = np.linspace(0, max(len(tick) - _REPLAYED, 0), _STARTS).astype(np.int64)
+    last = np.minimum(starts + _REPLAYED, len(tick)) - 1
+    starts = starts[tick[last] - tick[starts] == _REPLAYED - 1]
+    if not len(starts):
+        raise GanglionError(
+            f"the sensor checks cannot be calibrated: no nominal episode was seen to last {_REPLAYED} ticks; "
+            f"train the agent longer, or make the task's episodes longer"
+        )
+
+    def given(name: str, at: np.ndarray) -> torch.Tensor:
+        """(1 + D rows for each start, ...): the first is as it was."""
+        return torch.from_numpy(nominal[name][at]).to(agent.log_std).repeat_interleave(channels + 1, 0)
+
+    state = {name: given(f"state.{name}", starts) for name in agent.initial()}
+    k, moved = torch.full((len(starts) * (channels + 1),), steps), torch.zeros(channels, channels)
+    bias = torch.zeros(1)
+    for t in range(_REPLAYED):
+        x, mask, action = (given(n, starts + t) for n in ("observation", "mask", "previous_action"))
+        if t == 0:
+            std = agent.method.predict(agent.model, state, action).variance.sqrt().expand_as(x)
+            one = torch.eye(channels + 1, channels).roll(1, 0)
+            bias = _BIAS * std * one.to(std).repeat(len(starts), 1)
+        state = agent.infer(x + bias, mask, action, state, k, torch.ones_like(x)).state
+        slow = state["sensors"][:, SLOW].unflatten(0, (len(starts), channels + 1))
+        moved += (slow[:, 1:] - slow[:, :1]).mean(0)
+    return torch.nn.functional.normalize(moved).T.numpy()
+
+
+def find_bounds(nominal: Ticks, signature: np.ndarray, observations: tuple[Observation, ...]) -> Bounds:
     """Bounds that nominal ticks with the checks off hardly ever exceed; off for required observations."""
     size = np.abs(nominal["innovation"])
-    slow = np.abs(nominal["state.sensors"][:, SLOW]) / SLOW_STD
+    slow = np.abs(nominal["state.sensors"][:, SLOW] @ signature) / SLOW_STD
     required = np.array([o.required for o in observations for _ in o.channels])
     spike = np.maximum(_LEAST_SPIKE, _SPIKE_MARGIN * np.quantile(size, 1 - _RARE, axis=0))
     drift = np.maximum(_LEAST_DRIFT, _DRIFT_MARGIN * np.quantile(slow, 1 - _RARE, axis=0))

@@ -120,3 +120,11 @@ class Predictive(Pilot):
 
     def auxiliary(self, data: Sequences, records: list[Any]) -> dict[str, Tensor]:
         return filter_loss(self.agent, data, records, self.overshoot)
+
+    def compile_tick(self) -> None:
+        """Compile the parts of a tick, for one number of environments; it takes a minute and a C++ compiler."""
+        torch.compiler.reset()
+        parts = ((self.agent, ("start", "refine", "finish")), (self.agent.method, ("foresee",)))
+        for owner, names in parts:
+            for name in names:
+                setattr(owner, name, torch.compile(getattr(owner, name), dynamic=False))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 
 import numpy as np
 import torch
 
 from benchmarks.refinement_study.contest import Task
 from benchmarks.refinement_study.pilots import Predictive
-from export.checks import Bounds, Calibration, Ticks, calibrate_bounds
+from export.checks import Calibration, Ticks, calibrate_bounds
 
 # Wrong verdicts come in rare bursts: with a fifth of these ticks, fresh episodes broke the goal up to eightfold.
 _TICKS = 100_000
@@ -25,14 +26,13 @@ def calibrate_pilot(pilot: Predictive, task: Task, steps: int, seed: int, ticks:
     at_once = min(task.rows, _EPISODES)
     seeds = itertools.count(seed, at_once)
 
-    def fly(bounds: Bounds, attempt: int) -> Ticks:
-        bounds.put(pilot.agent.sensors)
+    def fly(attempt: int) -> Ticks:
         parts: list[dict[str, np.ndarray]] = []
         while sum(len(part["verdict"]) for part in parts) < ticks:
             parts.append(_nominal(pilot, task, steps, next(seeds), at_once))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    return calibrate_bounds(fly, task.layout.observations)
+    return calibrate_bounds(pilot.agent, steps, fly, task.layout.observations)
 
 
 @torch.no_grad()
@@ -42,14 +42,17 @@ def _nominal(pilot: Predictive, task: Task, steps: int, seed: int, episodes: int
     layout, arena = task.layout, task.make_arena(("nominal",), episodes, seed)
     state, previous = pilot.initial(episodes), torch.zeros(episodes, layout.joints)
     k, seen = torch.full((episodes,), steps), torch.ones(episodes, layout.size)
-    rows: dict[str, list[np.ndarray]] = {"innovation": [], "verdict": [], "state.sensors": []}
+    rows: dict[str, list[np.ndarray]] = defaultdict(list)
     for _ in range(arena.ticks):
         readings, _ = arena.observe()
         x = torch.as_tensor((readings - layout.mean) / layout.scale, dtype=torch.float32)
+        given = {"observation": x, "mask": seen, "previous_action": previous}
+        given |= {f"state.{name}": value for name, value in state.items()}
         action, state, belief = pilot.tick(x, seen, previous, state, k)
+        found = {"innovation": belief.start.innovation, "verdict": belief.start.verdict}
         arena.step(np.clip(action.numpy().astype(np.float64), -1.0, 1.0))
         previous = torch.as_tensor(arena.executed(), dtype=torch.float32)
-        rows["innovation"].append(belief.start.innovation.numpy())
-        rows["verdict"].append(belief.start.verdict.numpy())
-        rows["state.sensors"].append(belief.start.sensors.numpy())
-    return {name: np.concatenate(values) for name, values in rows.items()}
+        for name, value in (given | found).items():
+            rows[name].append(value.numpy())
+    arrays = {name: np.stack(values, 1).reshape(-1, *values[0].shape[1:]) for name, values in rows.items()}
+    return arrays | {"tick": np.tile(np.arange(arena.ticks), episodes)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -49,8 +50,11 @@ class Unit:
 Report = Callable[[str, int, int], None]
 
 
-def run_unit(unit: Unit, folder: Path, report: Report) -> dict[str, Any]:
-    """Figures of the unit, from its file if it is there. `report` gets a stage, what is done of it, and the total."""
+def run_unit(unit: Unit, folder: Path, report: Report, compiled: bool = False) -> dict[str, Any]:
+    """Figures of the unit, from its file if it is there. `report` gets a stage, what is done of it, and the total.
+
+    `compiled` trains the project's agents compiled.
+    """
     results = folder / f"{unit.name}.json"
     settings = {"episodes": unit.episodes, "effort": unit.effort, "faults": list(unit.faults), "format": _FORMAT}
     if results.exists():
@@ -59,7 +63,7 @@ def run_unit(unit: Unit, folder: Path, report: Report) -> dict[str, Any]:
             return kept
     torch.set_num_threads(1)
     task, contestant = TASKS[unit.task], CONTESTANTS[unit.agent]
-    pilot = _trained(unit, folder, report)
+    pilot = _trained(unit, folder, report, compiled)
     checked = next((v for v in contestant.variants if v.checks), None)
     switched_off: list[str] = []
     if checked is not None and isinstance(pilot, Predictive):
@@ -75,7 +79,7 @@ def run_unit(unit: Unit, folder: Path, report: Report) -> dict[str, Any]:
     return kept
 
 
-def _trained(unit: Unit, folder: Path, report: Report) -> Pilot:
+def _trained(unit: Unit, folder: Path, report: Report, compiled: bool) -> Pilot:
     contestant = CONTESTANTS[unit.agent]
     torch.manual_seed(unit.seed)
     pilot = contestant.make(TASKS[unit.task])
@@ -83,16 +87,18 @@ def _trained(unit: Unit, folder: Path, report: Report) -> Pilot:
         return pilot
     updates = max(1, round(contestant.schedule.updates * unit.effort))
     weights = folder / f"{unit.name}-{updates}.pt"
-    if weights.exists():
-        pilot.load_state_dict(torch.load(weights, weights_only=True))
-        return pilot
-    schedule = replace(contestant.schedule, updates=updates)
-    clone(
-        pilot, TASKS[unit.task].make_world, schedule, AUGMENTATIONS[unit.augmentation], unit.seed,
-        lambda done, terms: report("train", done, updates) if done % _EVERY == 0 else None,
-    )  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(weights, pilot.state_dict())
+    if not weights.exists():
+        learner = copy.deepcopy(pilot)
+        if compiled and isinstance(learner, Predictive):
+            learner.compile_tick()
+        clone(
+            learner, TASKS[unit.task].make_world, replace(contestant.schedule, updates=updates),
+            AUGMENTATIONS[unit.augmentation], unit.seed,
+            lambda done, terms: report("train", done, updates) if done % _EVERY == 0 else None,
+        )  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(weights, learner.state_dict())
+    pilot.load_state_dict(torch.load(weights, weights_only=True))
     return pilot
 
 

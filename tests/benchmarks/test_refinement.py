@@ -132,17 +132,17 @@ def test_the_calibration_flies_every_episode_once_and_not_too_many_at_once() -> 
         assert faults == ("nominal",)
         flown.append((seed, episodes))
         arena = CartPoleArena(faults, episodes, seed)
-        arena.ticks = 30
+        arena.ticks = 60
         return arena
 
     task = replace(TASKS["cartpole"], make_arena=make_arena, rows=3)
     torch.manual_seed(0)
     pilot = CONTESTANTS["gauss_newton"].make(task)
     assert isinstance(pilot, Predictive)
-    found = calibrate_pilot(pilot, task, 1, seed=100, ticks=150)
+    found = calibrate_pilot(pilot, task, 1, seed=100, ticks=300)
     assert flown == [(100 + 3 * i, 3) for i in range(len(flown))]
     assert len(flown) >= 4  # twice with the checks off, and twice with the first bounds
-    assert found.ticks == 2 * 3 * 30
+    assert found.ticks == 2 * 3 * 60
     np.testing.assert_allclose(pilot.agent.sensors.spike, found.bounds.spike, rtol=1e-6)
 
 

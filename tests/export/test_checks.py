@@ -10,11 +10,21 @@ import pytest
 import torch
 
 import export.checks
-from export.checks import LARGEST_FALSE_ALARM, Bounds, Ticks, calibrate_bounds, calibrate_checks, find_bounds
+from export.checks import (
+    LARGEST_FALSE_ALARM,
+    Bounds,
+    Ticks,
+    calibrate_bounds,
+    calibrate_checks,
+    find_bounds,
+    find_signatures,
+)
 from export.record import Recording
 from runtime.bundle import Bundle
 from runtime.contract import Node
+from runtime.errors import GanglionError
 from tests.tiny_bundle import tiny_contract, write_tiny_bundle
+from tests.training.models import tied_agent
 from training.agent.agent import Agent
 from training.agent.config import AgentConfig
 from training.agent.sensors import OFF, READING, REPEATS, SLOW, SensorBelief
@@ -41,9 +51,11 @@ def test_bounds_by_hand() -> None:
     repeats[:3, 1] = 2.0
     repeats[3, 1] = 3.0
     repeats[:, 3] = 1000.0  # a sensor that repeats itself when all is well
-    bounds = find_bounds(nominal(innovation, slow, repeats), CONTRACT.observations)
+    signature = np.eye(D)
+    signature[:, 2] = (0.0, 0.8, 0.6, 0.0)
+    bounds = find_bounds(nominal(innovation, slow, repeats), signature, CONTRACT.observations)
     np.testing.assert_allclose(bounds.spike, (4.0, 11.0, 4.0, 4.0))
-    np.testing.assert_allclose(bounds.drift, (4.5, 6.0, 4.5, 4.5))
+    np.testing.assert_allclose(bounds.drift, (4.0, 5.5, 4.4, 4.0))
     np.testing.assert_array_equal(bounds.repeats, (2, 3, 2, OFF))
 
 
@@ -54,22 +66,85 @@ def test_the_slow_average_is_that_of_the_agent() -> None:
     for tick in range(1000):
         _, carried = sensors(tick * ones, ones, ones, 0.5 * ones, carried)
     rows = np.repeat(carried.numpy(), N, axis=0)
-    bounds = find_bounds(nominal(np.full((N, D), 0.5), rows[:, SLOW], rows[:, REPEATS]), CONTRACT.observations)
-    np.testing.assert_allclose(bounds.drift, 1.2 * 0.5 / SLOW_STD, rtol=1e-4)
+    ticks = nominal(np.full((N, D), 0.5), rows[:, SLOW], rows[:, REPEATS])
+    bounds = find_bounds(ticks, np.eye(D), CONTRACT.observations)
+    np.testing.assert_allclose(bounds.drift, 1.1 * 0.5 / SLOW_STD, rtol=1e-4)
     assert carried[0, READING].tolist() == [999.0] * D
 
 
 def test_required_observations_are_not_checked() -> None:
     position, velocity = CONTRACT.observations
     observations = (replace(position, min_valid=2), velocity)
-    bounds = find_bounds(nominal(*np.zeros((3, N, D))), observations)
+    bounds = find_bounds(nominal(*np.zeros((3, N, D))), np.eye(D), observations)
     for values in vars(bounds).values():
         np.testing.assert_array_equal(values == OFF, (True, True, False, False))
+
+
+@torch.no_grad()
+def replayable(agent: Agent, ticks: int) -> Ticks:
+    """Ticks of a robot that is what the agent's linear model of tied channels says it is."""
+    model, random = agent.model, torch.Generator().manual_seed(0)
+    std = [(-0.5 * p()).exp() for p in (model.latent_log_precision, model.observation_log_precision)]
+    z, action, carried = torch.zeros(1, model.size).double(), torch.zeros(1, 1).double(), agent.initial()
+    rows: dict[str, list[np.ndarray]] = {}
+    for _ in range(ticks):
+        noise = torch.randn(2, 1, model.size, generator=random).double()
+        z = model.drive(z, action) + std[0] * noise[0]
+        given = {"observation": z + std[1] * noise[1], "mask": torch.ones_like(z), "previous_action": action}
+        given |= {f"state.{name}": value for name, value in carried.items()}
+        for name, value in given.items():
+            rows.setdefault(name, []).append(value.numpy())
+        carried = agent.infer(given["observation"], given["mask"], action, carried, torch.ones(1, dtype=torch.int64),
+                              given["mask"]).state  # fmt: skip
+    settled = {name: np.concatenate(values[ticks // 2 :]) for name, values in rows.items()}
+    return settled | {"tick": np.arange(ticks // 2)}
+
+
+@torch.no_grad()
+def test_a_channel_that_moves_no_other_is_its_own_signature() -> None:
+    agent = tied_agent(3)
+    np.testing.assert_allclose(find_signatures(agent, 1, replayable(agent, 200)), np.eye(3), atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_signature_of_a_biased_rate_is_in_its_position() -> None:
+    """Against the steady Kalman filter: an offset i of the innovations of i = b - d, d <- A (d + K i)."""
+    agent = tied_agent(2, noise=1e-4)
+    agent.model.persistence[0, 1] = 0.1
+    signature = find_signatures(agent, 1, replayable(agent, 1000))
+    move, covariance = np.array([[1.0, 0.1], [0.0, 1.0]]), np.eye(2)
+    for _ in range(2000):
+        prior = move @ covariance @ move.T + 1e-4 * np.eye(2)
+        variance = prior + 0.09 * np.eye(2)
+        gain = prior @ np.linalg.inv(variance)
+        covariance = prior - gain @ prior
+    std = np.sqrt(np.diag(variance))
+    for channel in range(2):
+        bias, offset, slow, moved = 3 * std * np.eye(2)[channel], np.zeros(2), np.zeros(2), np.zeros(2)
+        for _ in range(50):
+            innovation = bias - offset
+            offset = move @ (offset + gain @ innovation)
+            slow = 0.98 * slow + 0.02 * innovation / std
+            moved += slow
+        np.testing.assert_allclose(signature[:, channel], moved / np.linalg.norm(moved), atol=2e-3)
+    assert signature[0, 1] < -0.3, "the belief follows the rate, and the position disagrees"
+
+
+def test_signatures_need_episodes_that_last() -> None:
+    agent = tied_agent(2)
+    short = {name: values[:30] for name, values in replayable(agent, 100).items()}
+    with pytest.raises(GanglionError, match="no nominal episode was seen to last 50 ticks"):
+        find_signatures(agent, 1, short)
 
 
 @pytest.fixture
 def agent() -> Agent:
     return Agent(AgentConfig(nodes=(Node("state", D),), hidden=4), D, 1)
+
+
+@pytest.fixture
+def own_signatures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export.checks, "find_signatures", lambda *_: np.eye(D, dtype=np.float32))
 
 
 def test_bounds_go_into_the_agent(agent: Agent) -> None:
@@ -80,6 +155,7 @@ def test_bounds_go_into_the_agent(agent: Agent) -> None:
     assert state["sensors.repeats"].tolist() == [2, 3, 4, OFF]
 
 
+@pytest.mark.usefixtures("own_signatures")
 def test_noisy_checks_are_raised_and_in_the_end_switched_off(
     agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,43 +190,48 @@ def test_noisy_checks_are_raised_and_in_the_end_switched_off(
     np.testing.assert_allclose(agent.sensors.spike, (6.25, OFF, 4, 4))
 
 
-def test_bounds_keep_quiet_also_in_episodes_that_no_attempt_has_seen() -> None:
+@pytest.mark.usefixtures("own_signatures")
+def test_bounds_keep_quiet_also_in_episodes_that_no_attempt_has_seen(agent: Agent) -> None:
     """The tails of channel 0 grow with every masking: bounds from ticks without any are too low."""
-    flown: list[tuple[Bounds, int]] = []
+    flown: list[tuple[np.ndarray, int]] = []
 
-    def fly(bounds: Bounds, attempt: int) -> Ticks:
-        rng = np.random.default_rng(attempt)
+    def fly(attempt: int) -> Ticks:
+        rng, spike = np.random.default_rng(attempt), agent.sensors.spike.numpy().copy()
         innovation = rng.standard_normal((N, D))
-        if bounds.spike[0] < OFF:
+        if spike[0] < OFF:
             innovation[:, 0] *= np.where(rng.random(N) < 0.01, 3.0, 1.0)
-        flown.append((bounds, attempt))
+        flown.append((spike, attempt))
         sensors = nominal(innovation, *np.zeros((2, N, D)))
-        return sensors | {"verdict": 2.0 * (np.abs(innovation) > bounds.spike)}
+        return sensors | {"verdict": 2.0 * (np.abs(innovation) > spike)}
 
-    found = calibrate_bounds(fly, CONTRACT.observations)
+    found = calibrate_bounds(agent, 1, fly, CONTRACT.observations)
     assert [attempt for _, attempt in flown] == list(range(len(flown)))
-    assert all((b == OFF).all() for b in vars(flown[0][0]).values())
+    assert (flown[0][0] == OFF).all()
     first, last = flown[1][0], flown[-1][0]
-    assert found.bounds is last
-    assert last.spike[0] == 1.25 ** (len(flown) - 2) * first.spike[0] > first.spike[0]
-    np.testing.assert_array_equal(last.spike[1:], first.spike[1:])
+    np.testing.assert_allclose(found.bounds.spike, last, rtol=1e-6)
+    assert last[0] == pytest.approx(1.25 ** (len(flown) - 2) * first[0])
+    assert last[0] > first[0]
+    np.testing.assert_array_equal(last[1:], first[1:])
     assert not found.switched_off.any()
     assert found.gate.max() < LARGEST_FALSE_ALARM / 2
-    unseen = np.mean([(fly(last, attempt)["verdict"] > 0).mean(0) for attempt in range(1000, 1005)], 0)
+    unseen = np.mean([(fly(attempt)["verdict"] > 0).mean(0) for attempt in range(1000, 1005)], 0)
     assert unseen.max() < LARGEST_FALSE_ALARM
 
 
-def test_a_rate_that_is_just_under_the_goal_is_not_trusted() -> None:
+@pytest.mark.usefixtures("own_signatures")
+def test_a_rate_that_is_just_under_the_goal_is_not_trusted(agent: Agent) -> None:
     """14 alarms in 20 000 ticks are 0.07 %, and one raise ends them."""
 
-    def fly(bounds: Bounds, attempt: int) -> Ticks:
+    def fly(attempt: int) -> Ticks:
         verdict = np.zeros((N, D))
-        verdict[:14, 2] = 2.0 * (bounds.spike[2] < 5.0)
+        verdict[:14, 2] = 2.0 * bool(agent.sensors.spike[2] < 5.0)
         return nominal(*np.zeros((3, N, D))) | {"verdict": verdict}
 
-    np.testing.assert_array_equal(calibrate_bounds(fly, CONTRACT.observations).bounds.spike, (4.0, 4.0, 5.0, 4.0))
+    found = calibrate_bounds(agent, 1, fly, CONTRACT.observations)
+    np.testing.assert_array_equal(found.bounds.spike, (4.0, 4.0, 5.0, 4.0))
 
 
+@pytest.mark.usefixtures("own_signatures")
 def test_rare_false_alarms_are_measured_and_left(agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two alarms in 5000 ticks of one channel: 0.04 %."""
     monkeypatch.setattr(

@@ -130,6 +130,27 @@ def test_a_small_constant_bias_is_found_by_its_slow_average() -> None:
     assert tick - expected == math.ceil(math.log(0.5 * bound / (bias * (1 - 0.98**expected))) / math.log(0.98))
 
 
+def test_the_channel_whose_signature_the_averages_show_is_blamed() -> None:
+    """A bias of channel 0 shows in channel 1 alone, and one of channel 1 in both."""
+    checks, bound = calibrated(spike=OFF), 4.5 * math.sqrt(0.02 / 1.98)
+    checks.signature.copy_(torch.eye(N))
+    checks.signature[:2, :2] = torch.tensor([[0.0, 0.6], [1.0, 0.8]])
+    carried = checks.initial().double()
+
+    def after(first: float, second: float, gated: int | None = None) -> list[float]:
+        before = carried.clone()
+        before[0, SLOW, :2] = torch.tensor([first, second]) / 0.98
+        if gated is not None:
+            before[0, GATED, gated] = 1.0
+        return gate(checks, ZEROS, before)[0]
+
+    assert after(0.0, 1.1 * bound) == [DISTRUSTED, 0, 0, 0, 0], "1.1 against 0.8 * 1.1"
+    assert after(1.5 * bound, 1.2 * bound) == [0, DISTRUSTED, 0, 0, 0], "1.2 against 0.9 + 0.96"
+    assert after(0.0, 0.9 * bound) == [0] * N
+    assert after(0.6 * bound, 0.9 * bound, gated=0) == [DISTRUSTED, 0, 0, 0, 0], "twice its own 0.6 against 0.72"
+    assert after(0.4 * bound, 0.4 * bound, gated=0) == [0] * N
+
+
 def test_the_slow_average_is_of_unit_variance_on_white_innovations() -> None:
     """Its bound is in its own standard deviations: with drift = 1, it is beyond in 31.7 % of the ticks."""
     torch.manual_seed(0)

@@ -1,9 +1,12 @@
 """Belief about the sensors: frozen readings, and readings that contradict the prediction.
 
 A channel is frozen when its fresh readings repeat exactly. A gate takes at most one channel at a time, the one whose
-innovation is the most out of bounds in one tick (spike) or on a slow average (drift), and only while most channels are
-quiet. So it cannot latch: a wrong belief makes most channels loud and opens it, and the predicted variance of a gated
-channel grows with whatever no other channel observes.
+innovation is the most out of bounds in one tick (spike) or whose bias the slow averages of the innovations resemble the
+most (drift), and only while most channels are quiet. So it cannot latch: a wrong belief makes most channels loud and
+opens it, and the predicted variance of a gated channel grows with whatever no other channel observes.
+
+The belief follows a biased rate, so it is the innovation of the position that stays; which channel is to blame is told
+by the whole pattern, its signature.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ class SensorBelief(nn.Module):
     spike: Tensor
     """(D,), largest |innovation| of one tick in predicted standard deviations."""
     drift: Tensor
-    """(D,), largest |slow average of the innovation| in its standard deviations."""
+    """(D,), largest resemblance of the slow averages to the channel's signature, in standard deviations of one."""
+    signature: Tensor
+    """(D, D), column i is the direction in which a bias of channel i moves the slow averages, of unit length."""
     repeats: Tensor
     """(D,), number of exact repeats that mean frozen."""
 
@@ -38,6 +43,7 @@ class SensorBelief(nn.Module):
         super().__init__()
         for name in ("spike", "drift", "repeats"):
             self.register_buffer(name, torch.full((channels,), OFF))
+        self.register_buffer("signature", torch.eye(channels))
         self.register_buffer("indices", torch.arange(channels))
 
     indices: Tensor
@@ -66,7 +72,9 @@ class SensorBelief(nn.Module):
         _, _, slow, gated = (row.squeeze(1) for row in carried.split(1, 1))
         slow = (1.0 - _SLOWNESS) * slow + _SLOWNESS * (seen * innovation.clamp(-_CLIP, _CLIP))
         size = innovation.abs()
-        score = torch.maximum(size / self.spike, slow.abs() / (SLOW_STD * self.drift))
+        own = gated * slow  # a gated channel moves no other
+        drift = torch.maximum(own.abs(), ((slow - own) @ self.signature).abs())
+        score = torch.maximum(size / self.spike, drift / (SLOW_STD * self.drift))
         score = score * (seen * (1.0 + (_STAY - 1.0) * gated))
         loud = OFF * (seen * (size - _LOUD).sign()).sum(-1, keepdim=True)  # out of reach if most are loud
         rivals = torch.cat((torch.ones_like(loud), loud, score), -1)  # of a tie the first one wins, the bound

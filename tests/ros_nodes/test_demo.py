@@ -35,8 +35,6 @@ def test_the_demo_end_to_end(tmp_path: Path, kuka: Path) -> None:
     assert (steps[0], steps[-1]) == (0.0, 1.0)
     assert json.loads((out / "demo.json").read_text()) == result
     assert set(result) >= _KEYS
-    assert result["rate_hz"] == pytest.approx(100, rel=0.05)
-    assert 380 < result["ticks"] < 480
     assert result["replay_bit_exact"]
     assert result["replayed_ticks"] == result["ticks"]
     assert "rmw_" in result["transport"]
@@ -47,10 +45,10 @@ def test_the_demo_end_to_end(tmp_path: Path, kuka: Path) -> None:
     assert [round(p["free_energy_mean"], 2) for p in result["phases"]] == [3, 1, 3, 1]
     assert (out / "demo.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert list(out.glob(".*")) == []
-    _check_errors(out / "bag", result["tracking_error_m"])
+    _check_against_the_bag(out / "bag", result)
 
 
-def _check_errors(bag: Path, reported: dict[str, dict[str, float]]) -> None:
+def _check_against_the_bag(bag: Path, result: dict[str, Any]) -> None:
     """Once more from the bag, without the demo's code; the first quarter of a phase is left out."""
     with AnyReader([bag]) as reader:
         wanted = [c for c in reader.connections if c.topic in ("/metrics/tracking_error_m", "/controller/telemetry")]
@@ -59,12 +57,18 @@ def _check_errors(bag: Path, reported: dict[str, dict[str, float]]) -> None:
         ]
     read = [(topic, t, message.data) for topic, t, message in messages]
     keys = [("nominal", "k_default"), ("nominal", "k0"), ("faulted", "k_default"), ("faulted", "k0")]
+    periods, rates = [], []
     for activation, (phase, column) in enumerate(keys, start=1):
         times = [t for topic, t, data in read if topic == "/controller/telemetry" and data[0] == activation]
         assert times[-1] - times[0] == pytest.approx(1.0, abs=0.1)
+        periods.append(np.diff(times))
+        rates += [(len(times) - 1) / (times[-1] - times[0])] * len(times)
         start, end = times[0] + 0.25, times[-1]
         errors = [data for topic, t, data in read if topic == "/metrics/tracking_error_m" and start <= t <= end]
-        assert reported[phase][column] == pytest.approx(np.mean(errors), rel=1e-9)
+        assert result["tracking_error_m"][phase][column] == pytest.approx(np.mean(errors), rel=1e-9)
+    assert len(rates) == result["ticks"]
+    assert result["rate_hz"] == pytest.approx(np.mean(rates), rel=0.02)
+    assert np.median(np.concatenate(periods)) == pytest.approx(0.01, rel=0.05)  # a stalled machine skips a few
 
 
 def test_wrong_bundles_and_durations_are_refused(tmp_path: Path, cartpole: Path, kuka: Path) -> None:

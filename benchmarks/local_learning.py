@@ -41,6 +41,7 @@ from benchmarks.local_learning_study import (
     side_by_side,
 )
 from benchmarks.refinement_study.statistics import Interval, bootstrap
+from benchmarks.refinement_study.tables import markdown, show
 from runtime.errors import GanglionError
 from runtime.files import write_bytes, write_json
 from training.local_learning import Gradients
@@ -223,7 +224,7 @@ def write_report(errors: Errors, options: Options) -> list[Path]:
         for c, rules in errors.items()
         for r, e in rules.items()
     ]
-    text = ["## Learning rates: error on the tuning seeds\n", _markdown([["", *(f"{r:g}" for r in RATES)], *rows])]
+    text = ["## Learning rates: error on the tuning seeds\n", markdown([["", *(f"{r:g}" for r in RATES)], *rows])]
     plain: dict[str, Any] = {
         "settings": _settings(options) | {"seeds": list(options.seeds)},
         "rates": {c: {r: RATES[i] for r, i in rules.items()} for c, rules in chosen.items()},
@@ -232,7 +233,7 @@ def write_report(errors: Errors, options: Options) -> list[Path]:
         found = {name: intervals(values) for name, values in quantities}
         plain[title] = {name: {column: asdict(i) for column, i in row.items()} for name, row in found.items()}
         body = [[name, *(_cell(i, c == PAIRED) for c, i in row.items())] for name, row in found.items()]
-        text += [f"\n## {title}\n", _markdown([["", *RULES, PAIRED], *body])]
+        text += [f"\n## {title}\n", markdown([["", *RULES, PAIRED], *body])]
     written = [options.output / name for name in ("results.json", "tables.md", "local_learning.png")]
     write_json(written[0], plain)
     write_bytes(written[1], ("\n".join(text) + "\n").encode())
@@ -243,13 +244,7 @@ def write_report(errors: Errors, options: Options) -> list[Path]:
 def _cell(interval: Interval, paired: bool) -> str:
     """Mean with its interval; a star where that of a difference excludes zero."""
     digits = 0 if abs(interval.mean) >= 100 else 3
-    mean, low, high = (f"{v:.{digits}f}" for v in (interval.mean, interval.low, interval.high))
-    return f"{mean} [{low}, {high}]{'*' if paired and interval.excludes_zero else ''}"
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    head, *body = rows
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body))
+    return show(interval, f".{digits}f") + "*" * (paired and interval.excludes_zero)
 
 
 def _plot(errors: Errors, ticks: int) -> bytes:

@@ -13,6 +13,7 @@ S^-1 (x - g(f)): both rules then move f alike, and g by the same error, times z_
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,22 +25,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from benchmarks.refinement_study.cartpole import LAYOUT, NOISE, SensorCartPole
+from benchmarks.refinement_study.cartpole_arena import TIED
 from runtime.contract import Node
 from training.agent import blocks
 from training.agent.config import InferenceConfig
 from training.agent.inference import GaussNewton, Prediction
-from training.agent.model import LARGEST_LATENT, GenerativeModel, LogPrecision, gaussian_energy
+from training.agent.model import LARGEST_LATENT, GenerativeModel, gaussian_energy
 from training.agent.networks import Conditional
 from training.local_learning import Gradients, conditional_gradients, local_gradients
 
 State = dict[str, Tensor]
 
-TIED = tuple(
-    LAYOUT.channels.index(c)
-    for c in ("position_encoder.cart", "tachometer.cart", "angle_encoder.pole", "gyro.pole", "motor_force.cart",
-              "reference.target")
-)  # fmt: skip
-"""Channels that get a latent each; g learns the others."""
 FREE = 2
 """Latents of no channel, for what pushes the cart."""
 NODE, HIDDEN = "state", 48
@@ -96,8 +92,8 @@ class Filter(nn.Module):
         self.model = GenerativeModel((Node(NODE, len(TIED) + FREE),), LAYOUT.size, 1, HIDDEN, TIED)
         self.method = GaussNewton(self.model, InferenceConfig())
         noise = torch.from_numpy(np.maximum(NOISE / LAYOUT.scale, _LEAST_NOISE)).float()
-        _hold(self.model.observation_log_precision, noise)
-        _hold(self.model.latent_log_precision, torch.full((self.model.size,), _DISTURBANCE))
+        self.model.observation_log_precision.set(-2 * noise.log())
+        self.model.latent_log_precision.set(torch.full((self.model.size,), -2 * math.log(_DISTURBANCE)))
 
     def weights(self) -> Gradients:
         """What learns: the parameters of f and g by name."""
@@ -123,11 +119,6 @@ class Filter(nn.Module):
         gain = self.method.gain(self.model, prediction, precision_x)
         z = self.method.step(self.model, prediction.mean, x, precision_x, prediction.prior, gain)
         return prediction, self.method.carry(z, gain)
-
-
-def _hold(module: LogPrecision, std: Tensor) -> None:
-    with torch.no_grad():
-        module.raw.copy_((module.largest + 2 * std.log()).expm1().log())
 
 
 @dataclass(frozen=True)

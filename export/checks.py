@@ -19,19 +19,18 @@ from runtime.contract import ChannelCheck, Contract, Observation, SensorChecks
 from runtime.errors import GanglionError
 from sim.tasks import task_class
 from training.agent.agent import Agent
-from training.agent.sensors import DISTRUSTED, FROZEN, OFF, REPEATS, SLOW, SLOW_STD, SensorBelief
+from training.agent.sensors import AGES, DISTRUSTED, FROZEN, HELD, OFF, REPEATS, SLOW, SLOW_STD, SensorBelief
 
 LARGEST_FALSE_ALARM = 1e-3
 """Fraction of a channel's nominal ticks: the goal for episodes that the calibration has not seen."""
 _AIM = 0.5 * LARGEST_FALSE_ALARM  # of a calibration: a rate from few episodes is no more exact than that
 _RARE = 1e-4  # fraction of the ticks that the first bounds may exceed
-_REPLAYED, _STARTS = 50, 64  # ticks of a replay, and replays
+_REPLAYED, _STARTS = max(AGES), 64  # ticks of a replay, and replays
 _BIAS = 3.0  # predicted standard deviations
-_LEAST_SPIKE, _SPIKE_MARGIN = 4.0, 1.1
-_LEAST_DRIFT, _DRIFT_MARGIN = 4.0, 1.1
+_LEAST = 4.5  # standard deviations
 _REPEATS = range(2, 101)  # one second at 100 Hz is too late to be of use
-_RAISE = 1.25
-_ROUNDS = 5
+_RAISE = 1.1
+_ROUNDS = 10
 
 Ticks = Mapping[str, np.ndarray]
 """Nominal ticks: what the agent was given and what it found, by the names of the graph, and the `tick` (N,) of each
@@ -56,11 +55,11 @@ class Bounds:
         for name, values in vars(self).items():
             getattr(sensors, name).copy_(torch.from_numpy(values))
 
-    def raised(self, gate: np.ndarray, frozen: np.ndarray) -> Bounds:
-        """A quarter higher for the channels (D,) bool of each check."""
+    def raised(self, spike: np.ndarray, drift: np.ndarray, frozen: np.ndarray) -> Bounds:
+        """A tenth higher for the channels (D,) bool of each check."""
         return Bounds(
-            np.where(gate, _RAISE * self.spike, self.spike),
-            np.where(gate, _RAISE * self.drift, self.drift),
+            np.where(spike, _RAISE * self.spike, self.spike),
+            np.where(drift, _RAISE * self.drift, self.drift),
             np.where(frozen, np.ceil(_RAISE * self.repeats), self.repeats),
         )
 
@@ -90,27 +89,44 @@ def calibrate_bounds(
     """Set `agent.sensors` so that no channel is masked in more than half of `LARGEST_FALSE_ALARM` of nominal ticks.
 
     `fly(attempt)` flies the agent at K = `steps`; every attempt, counted from 0, needs its own episodes. A check that
-    is wrong too often has its bounds raised by a quarter; after five times it is switched off.
+    is wrong too often has its bounds raised by a tenth, and so has the drift that raised the alarm; after ten times it
+    is switched off.
     """
     switched_off = np.zeros(agent.observation_size, dtype=bool)
     Bounds.off(agent.observation_size).put(agent.sensors)
     nominal = fly(0)
-    signature = find_signatures(agent, steps, nominal)
-    agent.sensors.signature.copy_(torch.from_numpy(signature))
-    bounds = find_bounds(nominal, signature, observations)
+    required = np.array([o.required for o in observations for _ in o.channels])
+    agent.sensors.signature.copy_(torch.from_numpy(find_signatures(agent, steps, nominal, required)))
+    bounds = find_bounds(agent.sensors, nominal).without(required, required)
     for attempt in itertools.count(1):
         bounds.put(agent.sensors)
-        verdict = fly(attempt)["verdict"]
-        gate, frozen = ((verdict == v).mean(0) for v in (DISTRUSTED, FROZEN))
+        flown = fly(attempt)
+        gate, frozen = ((flown["verdict"] == v).mean(0) for v in (DISTRUSTED, FROZEN))
         noisy = (gate > _AIM, frozen > _AIM)
         if not np.any(noisy):
             break
         if attempt <= _ROUNDS:
-            bounds = bounds.raised(*noisy)
+            bounds = bounds.raised(noisy[0], _alarming(agent.sensors, flown, noisy[0]), noisy[1])
         else:
             bounds = bounds.without(*noisy)
             switched_off |= np.any(noisy, axis=0)
-    return Calibration(bounds, gate, frozen, len(verdict), switched_off)
+    return Calibration(bounds, gate, frozen, len(flown["verdict"]), switched_off)
+
+
+def _alarming(sensors: SensorBelief, flown: Ticks, gated: np.ndarray) -> np.ndarray:
+    """Channels (D,) bool whose drift was out of bounds when one of the `gated` ones (D,) bool was blamed."""
+    carried, blamed = flown["state.sensors"], flown["verdict"] == DISTRUSTED
+    onset = (blamed & (carried[:, HELD] == 0))[:, gated].any(1)
+    slow, innovation = (
+        torch.from_numpy(v[onset]).to(sensors.signature) for v in (carried[:, SLOW], flown["innovation"])
+    )
+    drift = _drift(sensors, sensors.averaged(slow, innovation))
+    return np.asarray((drift > sensors.drift.numpy()).any(0))
+
+
+def _drift(sensors: SensorBelief, slow: torch.Tensor) -> np.ndarray:
+    """What `SensorBelief.drift` bounds, (N, D), for slow averages (N, D) while nothing is gated."""
+    return np.asarray(sensors.resemblance(slow, torch.zeros_like(slow)).numpy() / SLOW_STD)
 
 
 def calibrate_checks(
@@ -142,11 +158,11 @@ def calibrate_checks(
 
 
 @torch.no_grad()
-def find_signatures(agent: Agent, steps: int, nominal: Ticks) -> np.ndarray:
-    """Direction (D, D), column by column, in which a bias of each channel moves the slow averages; the checks are off.
+def find_signatures(agent: Agent, steps: int, nominal: Ticks, required: np.ndarray) -> np.ndarray:
+    """`SensorBelief.signature` (D, ages D), zero for the `required` channels (D,) bool; the checks are off.
 
-    Nominal ticks are replayed for half a second, as they were and with a bias, from where the agent then stood. Raises
-    GanglionError if no episode lasts as long.
+    Nominal ticks are replayed, as they were and with a bias, from where the agent then stood. Raises GanglionError if
+    no episode lasts as long.
     """
     channels, tick = agent.observation_size, nominal["tick"]
     starts = np.linspace(0, max(len(tick) - _REPLAYED, 0), _STARTS).astype(np.int64)
@@ -163,29 +179,26 @@ def find_signatures(agent: Agent, steps: int, nominal: Ticks) -> np.ndarray:
         return torch.from_numpy(nominal[name][at]).to(agent.log_std).repeat_interleave(channels + 1, 0)
 
     state = {name: given(f"state.{name}", starts) for name in agent.initial()}
-    k, moved = torch.full((len(starts) * (channels + 1),), steps), torch.zeros(channels, channels)
-    bias = torch.zeros(1)
+    k, found = torch.full((len(starts) * (channels + 1),), steps), []
+    std = agent.method.predict(agent.model, state, given("previous_action", starts)).variance.sqrt()
+    bias = _BIAS * std * torch.eye(channels + 1, channels).roll(1, 0).to(std).repeat(len(starts), 1)
     for t in range(_REPLAYED):
         x, mask, action = (given(n, starts + t) for n in ("observation", "mask", "previous_action"))
-        if t == 0:
-            std = agent.method.predict(agent.model, state, action).variance.sqrt().expand_as(x)
-            one = torch.eye(channels + 1, channels).roll(1, 0)
-            bias = _BIAS * std * one.to(std).repeat(len(starts), 1)
         state = agent.infer(x + bias, mask, action, state, k, torch.ones_like(x)).state
-        slow = state["sensors"][:, SLOW].unflatten(0, (len(starts), channels + 1))
-        moved += (slow[:, 1:] - slow[:, :1]).mean(0)
-    return torch.nn.functional.normalize(moved).T.numpy()
+        if t + 1 in AGES:
+            slow = state["sensors"][:, SLOW].unflatten(0, (len(starts), channels + 1))
+            moved = (slow[:, 1:] - slow[:, :1]).mean(0)
+            found.append(torch.nn.functional.normalize(moved).T.numpy() * ~required)
+    return np.concatenate(found, axis=1)
 
 
-def find_bounds(nominal: Ticks, signature: np.ndarray, observations: tuple[Observation, ...]) -> Bounds:
-    """Bounds that nominal ticks with the checks off hardly ever exceed; off for required observations."""
-    size = np.abs(nominal["innovation"])
-    slow = np.abs(nominal["state.sensors"][:, SLOW] @ signature) / SLOW_STD
-    required = np.array([o.required for o in observations for _ in o.channels])
-    spike = np.maximum(_LEAST_SPIKE, _SPIKE_MARGIN * np.quantile(size, 1 - _RARE, axis=0))
-    drift = np.maximum(_LEAST_DRIFT, _DRIFT_MARGIN * np.quantile(slow, 1 - _RARE, axis=0))
-    repeats = _fewest_repeats(nominal["state.sensors"][:, REPEATS])
-    return Bounds(spike, drift, repeats).without(required, required)
+def find_bounds(sensors: SensorBelief, nominal: Ticks) -> Bounds:
+    """Bounds that nominal ticks with the checks off hardly ever exceed."""
+    carried = nominal["state.sensors"]
+    drift = _drift(sensors, torch.from_numpy(carried[:, SLOW]).to(sensors.signature))
+    rare = [np.quantile(values, 1 - _RARE, axis=0) for values in (np.abs(nominal["innovation"]), drift)]
+    spike, drift = (np.maximum(_LEAST, values) for values in rare)
+    return Bounds(spike, drift, _fewest_repeats(carried[:, REPEATS]))
 
 
 def _fewest_repeats(seen: np.ndarray) -> np.ndarray:

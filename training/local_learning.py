@@ -165,7 +165,9 @@ def _dynamics_gradients(model: GenerativeModel, z_previous: Tensor, action: Tens
         own = model.slices[node.name]
         dynamics = cast(Conditional, model.dynamics[node.name])
         inputs = torch.cat((z_previous[:, own], action), -1)
-        gradients |= _named(f"dynamics.{node.name}", conditional_gradients(dynamics, inputs, cotangent[:, own]))
+        gradients |= _named(
+            f"dynamics.{node.name}", conditional_gradients(dynamics, inputs, model.learned[own] * cotangent[:, own])
+        )
     return gradients
 
 

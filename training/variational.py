@@ -23,7 +23,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from runtime.errors import GanglionError
 from training.agent.inference import constant_prior
-from training.agent.model import GenerativeModel, LogPrecision, Prior, gaussian_energy
+from training.agent.model import GenerativeModel, Prior, gaussian_energy
 from training.agent.networks import Conditional, SkipMLP
 
 
@@ -225,7 +225,7 @@ def maximise(model: GenerativeModel, q: MultivariateNormal, x: Tensor, mask: Ten
     residual = (mask * x.square()).sum(0) - (solution * right).sum(-1)
     observation.skip_weight.copy_(solution[:, :-1])
     observation.outer_bias.copy_(solution[:, -1])
-    _set(model.observation_log_precision, -(residual / count).log())
+    model.observation_log_precision.set(-(residual / count).log())
 
 
 def expectation_maximisation(model: GenerativeModel, x: Tensor, mask: Tensor) -> Iterator[float]:
@@ -240,11 +240,6 @@ def expectation_maximisation(model: GenerativeModel, x: Tensor, mask: Tensor) ->
             q = linear_posterior(model, x, mask, prior)
             yield float(linear_bound(model, q, x, mask, prior).mean())
         maximise(model, q, x, mask)
-
-
-def _set(module: LogPrecision, log_precision: Tensor) -> None:
-    room = (module.largest - log_precision).clamp(min=1e-6)
-    module.raw.copy_(room.expm1().log())
 
 
 def _require_factor_model(model: GenerativeModel) -> Conditional:

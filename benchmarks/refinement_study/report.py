@@ -30,8 +30,9 @@ from benchmarks.refinement_study.figures import (
 )
 from benchmarks.refinement_study.judging import FINAL
 from benchmarks.refinement_study.statistics import Interval, bootstrap
+from benchmarks.refinement_study.tables import markdown, show
 from benchmarks.refinement_study.units import Unit
-from benchmarks.refinement_study.verdict import show, verdict
+from benchmarks.refinement_study.verdict import verdict
 from runtime.files import write_bytes, write_json
 
 Table = list[list[str]]
@@ -72,7 +73,7 @@ def _section(name: str, figures: Figures, results: Mapping[Unit, dict[str, Any]]
             )
     for title, rows in _tables(figures, task).items():
         if rows:
-            lines.append(f"### {title}\n\n{_markdown(rows)}\n")
+            lines.append(f"### {title}\n\n{markdown(rows)}\n")
     return "\n".join(lines)
 
 
@@ -198,12 +199,6 @@ def _plain(figures: Figures, label: str, fault: str) -> dict[str, Any]:
         "rmse": None if square is None else float(np.sqrt(square.mean(1)).mean()),
         **{name: None if interval is None else asdict(interval) for name, interval in compared.items()},
     }
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    head, *body = rows
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _plot(figures: Figures, path: Path) -> None:

@@ -18,6 +18,7 @@ from benchmarks.refinement_study.figures import (
     over_nominal,
 )
 from benchmarks.refinement_study.statistics import Interval, bootstrap
+from benchmarks.refinement_study.tables import show
 
 _MEMORY, _HELD = "gru", "hold"
 _GAINS = ("nominal", "dropout80", "dead_angle_encoder", "dead_gyro+accelerometer")
@@ -25,14 +26,6 @@ _FALSIFIED = ("bias_", "stuck_")
 _ENCODER_LOSS = ("dead_joint_", "encoders_out_")
 
 Row = list[str]
-
-
-def show(interval: Interval | None, form: str = ".1f") -> str:
-    """Mean and interval; nothing for None."""
-    if interval is None:
-        return ""
-    mean, low, high = (format(v, form) for v in (interval.mean, interval.low, interval.high))
-    return f"{mean} [{low}, {high}]"
 
 
 def verdict(figures: Figures, task: Task) -> list[Row]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from runtime.contract import Node
 from training.agent.agent import Agent
 from training.agent.config import AgentConfig, InferenceConfig
-from training.agent.model import GenerativeModel, LogPrecision, Prior
+from training.agent.model import GenerativeModel, Prior
 from training.agent.networks import Conditional
 
 Array = NDArray[np.float64]
@@ -39,12 +39,6 @@ def conditionals(module: nn.Module) -> Iterator[Conditional]:
     return (m for m in module.modules() if isinstance(m, Conditional))
 
 
-def set_log_precision(module: LogPrecision, value: Tensor) -> None:
-    """Make `module` return `value`."""
-    with torch.no_grad():
-        module.raw.copy_(torch.expm1(module.largest - value).log())
-
-
 def randomise(model: GenerativeModel, linear: bool, scale: float = 1.0) -> None:
     """Every part of the model becomes visible: biases, curvature, unequal precisions; its dynamics are stable."""
     with torch.no_grad():
@@ -56,8 +50,8 @@ def randomise(model: GenerativeModel, linear: bool, scale: float = 1.0) -> None:
         for node in model.nodes:
             weight = model._dynamics(node.name).skip_weight.normal_(std=0.1)
             weight[:, : node.size] -= 0.2 * torch.eye(node.size)
-    set_log_precision(model.latent_log_precision, 2.0 + 0.5 * torch.randn(model.size))
-    set_log_precision(model.observation_log_precision, 2.0 + 0.5 * torch.randn(len(model.observation.order)))
+    model.latent_log_precision.set(2.0 + 0.5 * torch.randn(model.size))
+    model.observation_log_precision.set(2.0 + 0.5 * torch.randn(len(model.observation.order)))
 
 
 def make_model(graph: str, tied: tuple[int, ...] = (), linear: bool = False, seed: int = 1) -> GenerativeModel:
@@ -96,8 +90,8 @@ def tied_agent(channels: int, inference: InferenceConfig = KALMAN, noise: float 
         for part in conditionals(agent.model):
             for parameter in part.parameters():
                 parameter.zero_()
-    set_log_precision(agent.model.latent_log_precision, torch.full((channels,), noise).double().log().neg())
-    set_log_precision(agent.model.observation_log_precision, torch.full((channels,), noise_x).double().log().neg())
+    agent.model.latent_log_precision.set(torch.full((channels,), noise).double().log().neg())
+    agent.model.observation_log_precision.set(torch.full((channels,), noise_x).double().log().neg())
     return agent
 
 

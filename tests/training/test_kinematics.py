@@ -43,6 +43,23 @@ def test_a_new_model_moves_positions_by_rates_and_keeps_the_rest() -> None:
     torch.testing.assert_close(agent.model.transition_jacobian(hidden)[0], expected)
 
 
+def test_no_weight_moves_a_position_whose_rate_is_known() -> None:
+    config = AgentConfig((Node("state", 4),), tied=(2, 0, 1), kinematics=(Motion(2, 0, 0.1),))
+    model = Agent(config, 3, 1).double().model
+    with torch.no_grad():
+        for parameter in model.dynamics.parameters():
+            parameter.normal_()
+    z, action = torch.randn(5, 4).double(), torch.randn(5, 1).double()
+    drive, hidden = model.transition(z, action)
+    torch.testing.assert_close(drive[:, 0], z[:, 0] + 0.1 * z[:, 1])
+    assert (drive[:, 1:] - z[:, 1:]).abs().min() > 1e-3
+    for rows, known in ((hidden, hidden["state"]), ({"state": hidden["state"][:1]}, hidden["state"][:1])):
+        slope = torch.tensor([1.0, 0.1, 0.0, 0.0]).double().expand(len(known), 4)
+        torch.testing.assert_close(model.transition_jacobian(rows)[:, 0], slope)
+    drive[:, 0].sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.dynamics.parameters())
+
+
 def test_kinematics_of_a_channel_without_a_latent_is_refused() -> None:
     with pytest.raises(GanglionError, match=r"channels \[1\], expected tied ones: \[0\]"):
         AgentConfig((Node("state", 4),), tied=(0,), kinematics=(Motion(0, 1, 0.1),))

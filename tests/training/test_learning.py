@@ -18,7 +18,6 @@ from tests.training.models import (
     linear_system,
     make_agent,
     numbers,
-    set_log_precision,
     tied_agent,
 )
 from training.agent.agent import Agent
@@ -214,7 +213,7 @@ def shrunk(agent: Agent, c: float) -> Agent:
         for value in (last.weight, last.bias, agent.encoder.linear.weight):
             value.mul_(c)
         log_precision = agent.model.latent_log_precision()
-    set_log_precision(agent.model.latent_log_precision, log_precision - 2 * math.log(c))
+    agent.model.latent_log_precision.set(log_precision - 2 * math.log(c))
     return agent
 
 

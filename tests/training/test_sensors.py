@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.training.models import tied_agent
 from training.agent.agent import Agent, Belief
-from training.agent.sensors import BELIEVED, DISTRUSTED, FROZEN, GATED, OFF, REPEATS, SLOW, SensorBelief
+from training.agent.sensors import AGES, BELIEVED, DISTRUSTED, FROZEN, HELD, OFF, REPEATS, SLOW, SensorBelief
 
 N = 5
 Q, R = 0.04, 0.09  # of `tied_agent`
@@ -38,7 +38,7 @@ def frozen_after(checks: SensorBelief, readings: list[float], fresh: list[float]
     for value, new, seen in zip(readings, fresh, mask):
         x, arrived, believed = torch.rand(1, N).double(), ONES.clone(), ONES.clone()
         x[0, 0], arrived[0, 0], believed[0, 0] = value, new, seen
-        verdict, carried = checks(x, believed, arrived, ZEROS, carried)
+        _, verdict, carried = checks(x, believed, arrived, ZEROS, carried)
         assert (verdict[0, 1:] == BELIEVED).all()
         verdicts.append(verdict[0, 0].item() == FROZEN)
     return verdicts
@@ -66,18 +66,21 @@ def test_the_first_reading_repeats_nothing() -> None:
     assert frozen_after(calibrated(repeats=1.0), [0.0, 0.0], [1.0] * 2, [1.0] * 2) == [False, True]
 
 
-innovations = st.lists(st.lists(st.floats(-1e6, 1e6), min_size=N, max_size=N), min_size=1, max_size=12)
 bits = st.lists(st.sampled_from([0.0, 1.0]), min_size=N, max_size=N)
+ticks = st.tuples(st.lists(st.floats(-1e6, 1e6) | st.floats(-9, 9), min_size=N, max_size=N), bits, bits)
 
 
-@given(innovations, bits, bits, st.floats(0.1, 10.0), st.floats(0.1, 10.0))
+@given(st.lists(ticks, min_size=1, max_size=12), st.floats(0.1, 10.0), st.floats(0.1, 10.0))
 def test_at_most_one_channel_is_gated_and_only_a_seen_one(
-    series: list[list[float]], mask: list[float], fresh: list[float], spike: float, drift: float
+    series: list[tuple[list[float], list[float], list[float]]], spike: float, drift: float
 ) -> None:
-    checks, seen = calibrated(spike, drift), row(*mask)
+    checks = calibrated(spike, drift)
     carried = checks.initial().double()
-    for values in series:
-        verdict, carried = checks(row(*values), seen, row(*fresh), row(*values), carried)
+    for values, mask, fresh in series:
+        seen = row(*mask)
+        believed, verdict, carried = checks(row(*values), seen, row(*fresh), row(*values), carried)
+        assert ((believed == 0) | (believed == 1)).all()
+        assert (believed <= seen).all()
         assert int((verdict == DISTRUSTED).sum()) <= 1
         assert ((verdict == BELIEVED) | (seen > 0)).all()
         assert carried.isfinite().all()
@@ -89,7 +92,7 @@ def test_at_most_one_channel_is_gated_and_only_a_seen_one(
 
 
 def gate(checks: SensorBelief, values: Tensor, carried: Tensor | None = None) -> tuple[list[float], Tensor]:
-    verdict, carried = checks(torch.rand(1, N).double(), ONES, ONES, values,
+    _, verdict, carried = checks(torch.rand(1, N).double(), ONES, ONES, values,
                               checks.initial().double() if carried is None else carried)  # fmt: skip
     return verdict[0].tolist(), carried
 
@@ -109,12 +112,12 @@ def test_a_gated_channel_is_readmitted_below_half_the_bound() -> None:
 
 
 def test_a_small_constant_bias_is_found_by_its_slow_average() -> None:
-    """slow_t = b (1 - 0.98^t), of standard deviation sqrt(0.02 / 1.98); the bound of 4.5 of them is 0.452 = 0.6 b at
-    t = ceil(log(1 - 0.452 / 0.75) / log 0.98) = 46."""
-    checks, bias = calibrated(spike=4.0, drift=4.5), 0.75
-    bound = 4.5 * math.sqrt(0.02 / 1.98)
-    expected = math.ceil(math.log(1 - bound / bias) / math.log(0.98))
-    assert expected == 46
+    """slow_t = b (1 - 0.95^t), of standard deviation sqrt(0.05 / 1.95); the bound of 4.5 of them is 0.721 = 0.6 b at
+    t = ceil(log(1 - 0.721 / 1.2) / log 0.95) = 18. It is then held for log 16 / -log 0.95 = 54.05 ticks."""
+    checks, bias = calibrated(spike=4.0, drift=4.5), 1.2
+    bound = 4.5 * math.sqrt(0.05 / 1.95)
+    expected = math.ceil(math.log(1 - bound / bias) / math.log(0.95))
+    assert expected == 18
     carried, tick = None, 0
     verdict = [0.0] * N
     while not any(verdict):
@@ -123,28 +126,55 @@ def test_a_small_constant_bias_is_found_by_its_slow_average() -> None:
     assert carried is not None
     assert verdict == [0, 0, DISTRUSTED, 0, 0]
     assert tick == expected
-    assert carried[0, SLOW, 2].item() == pytest.approx(bias * (1 - 0.98**tick))
+    assert (carried[0, SLOW] == 0).all(), "what the wrong belief has left there tells nothing"
+    assert carried[0, HELD].tolist() == [0, 0, 16, 0, 0]
     while any(verdict):
         tick += 1
         verdict, carried = gate(checks, ZEROS, carried)
-    assert tick - expected == math.ceil(math.log(0.5 * bound / (bias * (1 - 0.98**expected))) / math.log(0.98))
+    assert tick - expected == 2 + math.floor(math.log(16) / -math.log(0.95))
+
+
+def test_a_held_channel_is_held_also_while_it_gives_no_readings() -> None:
+    checks, carried = calibrated(spike=4.0, drift=4.5), None
+    verdict = [0.0] * N
+    while not any(verdict):
+        verdict, carried = gate(checks, row(0.0, 0.0, 1.2, 0.0, 0.0), carried)
+    assert carried is not None
+    missing = ONES.clone()
+    missing[0, 2] = 0.0
+    for _ in range(10):
+        believed, unseen, carried = checks(torch.rand(1, N).double(), missing, ONES, ZEROS, carried)
+        assert (unseen == BELIEVED).all()
+        assert torch.equal(believed, missing)
+    assert gate(checks, ZEROS, carried)[0] == [0, 0, DISTRUSTED, 0, 0]
+
+
+def test_a_bias_that_stays_outlives_the_hold() -> None:
+    checks, carried = calibrated(spike=4.0, drift=4.5), None
+    verdicts = []
+    for _ in range(300):
+        verdict, carried = gate(checks, row(0.0, 0.0, 1.2, 0.0, 0.0), carried)
+        verdicts.append(verdict)
+    assert verdicts[18:] == [[0, 0, DISTRUSTED, 0, 0]] * 282
 
 
 def test_the_channel_whose_signature_the_averages_show_is_blamed() -> None:
     """A bias of channel 0 shows in channel 1 alone, and one of channel 1 in both."""
-    checks, bound = calibrated(spike=OFF), 4.5 * math.sqrt(0.02 / 1.98)
-    checks.signature.copy_(torch.eye(N))
-    checks.signature[:2, :2] = torch.tensor([[0.0, 0.6], [1.0, 0.8]])
+    checks, bound = calibrated(spike=OFF), 4.5 * math.sqrt(0.05 / 1.95)
+    own = torch.eye(N)
+    own[:2, :2] = torch.tensor([[0.0, 0.6], [1.0, 0.8]])
+    checks.signature.copy_(own.repeat(1, len(AGES)))
     carried = checks.initial().double()
 
     def after(first: float, second: float, gated: int | None = None) -> list[float]:
         before = carried.clone()
-        before[0, SLOW, :2] = torch.tensor([first, second]) / 0.98
+        before[0, SLOW, :2] = torch.tensor([first, second]) / 0.95
         if gated is not None:
-            before[0, GATED, gated] = 1.0
+            before[0, HELD, gated] = 0.1
         return gate(checks, ZEROS, before)[0]
 
-    assert after(0.0, 1.1 * bound) == [DISTRUSTED, 0, 0, 0, 0], "1.1 against 0.8 * 1.1"
+    assert after(0.0, 1.5 * bound) == [DISTRUSTED, 0, 0, 0, 0], "(1.5^2 - (0.8 * 1.5)^2) 4.5^2 / 2 = 8.2 nats"
+    assert after(0.0, 1.1 * bound) == [0] * N, "(1.1^2 - (0.8 * 1.1)^2) 4.5^2 / 2 = 4.4 nats: either may be to blame"
     assert after(1.5 * bound, 1.2 * bound) == [0, DISTRUSTED, 0, 0, 0], "1.2 against 0.9 + 0.96"
     assert after(0.0, 0.9 * bound) == [0] * N
     assert after(0.6 * bound, 0.9 * bound, gated=0) == [DISTRUSTED, 0, 0, 0, 0], "twice its own 0.6 against 0.72"
@@ -152,20 +182,20 @@ def test_the_channel_whose_signature_the_averages_show_is_blamed() -> None:
 
 
 def test_the_slow_average_is_of_unit_variance_on_white_innovations() -> None:
-    """Its bound is in its own standard deviations: with drift = 1, it is beyond in 31.7 % of the ticks."""
+    """Its bound is in its own standard deviations: it is beyond one of them in 31.7 % of the ticks."""
     torch.manual_seed(0)
-    checks, count = calibrated(spike=OFF, drift=1.0), 4000
+    checks, count = calibrated(spike=OFF, drift=OFF), 4000
     carried = checks.initial().double().expand(count, -1, -1)
     for _ in range(300):
-        _, slow = checks.gate(torch.randn(count, N).double().clamp(-9, 9), torch.ones(count, N).double(), carried)
+        _, slow, _ = checks.gate(torch.randn(count, N).double().clamp(-9, 9), torch.ones(count, N).double(), carried)
         carried = torch.stack((*carried[:, :SLOW].unbind(1), slow, torch.zeros_like(slow)), 1)
-    beyond = (slow.abs() / math.sqrt(0.02 / 1.98) > 1.0).double().mean().item()
+    beyond = (slow.abs() / math.sqrt(0.05 / 1.95) > 1.0).double().mean().item()
     assert beyond == pytest.approx(0.3173, abs=4 * math.sqrt(0.3173 * 0.6827 / (count * N)))
 
 
 def test_one_wild_reading_moves_the_average_by_ten_deviations_only() -> None:
     _, carried = gate(calibrated(spike=OFF), row(1e5, 0.0, 0.0, 0.0, 0.0))
-    assert carried[0, SLOW, 0].item() == pytest.approx(0.02 * 10.0)
+    assert carried[0, SLOW, 0].item() == pytest.approx(0.05 * 10.0)
 
 
 def run(agent: Agent, readings: Tensor, z: Tensor | None = None, fresh: bool = True) -> list[Belief]:
@@ -281,5 +311,6 @@ def test_what_is_carried_is_named_by_its_rows() -> None:
     checks = calibrated(spike=1.0)
     verdict, carried = gate(checks, row(0.0, 0.0, 0.0, 9.0, 0.0))
     verdict, carried = gate(checks, row(0.0, 0.0, 0.0, 9.0, 0.0), carried)
-    assert carried[0, GATED].tolist() == [0, 0, 0, 1, 0] == [v == DISTRUSTED for v in verdict]
+    assert carried[0, HELD].tolist() == [0, 0, 0, 0.5 * 0.95, 0]
+    assert verdict == [0, 0, 0, DISTRUSTED, 0]
     assert (carried[0, REPEATS] == 0).all()

@@ -23,7 +23,6 @@ from tests.training.models import (
     linear_system,
     make_model,
     numbers,
-    set_log_precision,
 )
 from training.agent.model import GenerativeModel, Prior
 from training.variational import (
@@ -308,8 +307,8 @@ def test_state_space_model_is_bounded_by_the_kalman_filter_and_comes_close() -> 
     ticks, size = 6, 100
     x, action = simulate(truth, size, ticks)
     model = GenerativeModel((Node("state", 2),), 3, 1, 1, tied=(0, 1))
-    set_log_precision(model.latent_log_precision, torch.full((2,), 2.0))
-    set_log_precision(model.observation_log_precision, torch.full((3,), 2.0))
+    model.latent_log_precision.set(torch.full((2,), 2.0))
+    model.observation_log_precision.set(torch.full((3,), 2.0))
     ssm = LatentStateSpaceModel(model, 1, 16)
     straighten(model)
 

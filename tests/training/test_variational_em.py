@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal
 
 from runtime.contract import Node
 from runtime.errors import GanglionError
-from tests.training.models import D, set_log_precision
+from tests.training.models import D
 from tests.training.test_variational import draw, exact, optimal_factors, straighten
 from training.agent.model import GenerativeModel
 from training.variational import (
@@ -37,7 +37,7 @@ def structured(rows: int, loadings: Tensor, noise: float) -> Tensor:
 def factor_model(factors: int, channels: int = D) -> GenerativeModel:
     model = GenerativeModel((Node("factors", factors),), channels, 0, 1).double()
     straighten(model)
-    set_log_precision(model.observation_log_precision, torch.zeros(channels))
+    model.observation_log_precision.set(torch.zeros(channels))
     return model
 
 

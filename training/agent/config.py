@@ -63,7 +63,7 @@ class AgentConfig:
     inference: InferenceConfig = InferenceConfig()
     """Method of inference."""
     kinematics: tuple[Motion, ...] = ()
-    """How tied channels change each other before anything is learned; see `training.kinematics`."""
+    """How tied channels change each other, which is not learned; see `training.kinematics`."""
 
     def __post_init__(self) -> None:
         loose = sorted({c for m in self.kinematics for c in (m.position, m.rate)} - {*self.tied})

@@ -80,6 +80,8 @@ class Prediction:
     """Variance of the prediction of every channel, noise included, (D,) or (B, D)."""
     jacobian: Tensor | None = None
     """J (B, D, Z) at the prior mean, where the method has needed it."""
+    errors: Tensor | None = None
+    """E (B, Z, Z) there, likewise; None also for the identity of a graph without edges."""
 
 
 class Method(nn.Module):
@@ -121,8 +123,12 @@ class Method(nn.Module):
         gain: Tensor,
         eta: Tensor | None = None,
     ) -> Tensor:
-        """One refinement step from z (B, Z), eta (B, 1) or () of a whole one. The amortized method makes none."""
-        return z
+        """One refinement step from z (B, Z), eta (B, 1) or () of a whole one."""
+        return z - self.change(model.free_energy_gradient(z, x, precision_x, prior), gain, eta)
+
+    def change(self, gradient: Tensor, gain: Tensor, eta: Tensor | None) -> Tensor:
+        """What a step takes away, (B, Z), for dF/dz (B, Z). The amortized method makes no steps."""
+        return torch.zeros_like(gradient)
 
     def carry(self, z: Tensor, gain: Tensor) -> dict[str, Tensor]:
         """What the next tick gets."""
@@ -136,18 +142,8 @@ class Gradient(Method):
         super().__init__(model)
         self.steps = StepSizes(config.schedule, config.max_steps, largest=200.0, smallest=20.0)
 
-    def step(
-        self,
-        model: GenerativeModel,
-        z: Tensor,
-        x: Tensor,
-        precision_x: Tensor,
-        prior: Prior,
-        gain: Tensor,
-        eta: Tensor | None = None,
-    ) -> Tensor:
-        scale = gain if eta is None else gain * eta
-        return z - scale * model.free_energy_gradient(z, x, precision_x, prior)
+    def change(self, gradient: Tensor, gain: Tensor, eta: Tensor | None) -> Tensor:
+        return (gain if eta is None else gain * eta) * gradient
 
 
 class Diagonal(Gradient):
@@ -175,8 +171,10 @@ class _Forecast:
     mean: Tensor
     covariance: blocks.Covariance
     """Of the error e."""
+    errors: Tensor | None
+    """E (B, Z, Z); None for the identity."""
     tree: Tensor | None
-    """E^-1 (B, Z, Z), which makes z of the error; None for the identity."""
+    """E^-1, which makes z of the error; None likewise."""
     x: Tensor
     jacobian: Tensor
     variance: Tensor
@@ -211,7 +209,7 @@ class GaussNewton(Method):
     def predict(self, model: GenerativeModel, state: dict[str, Tensor], action: Tensor) -> Prediction:
         f = self._forecast(model, state, action)
         prior = Prior(f.drive, f.covariance.inverse(), -f.covariance.log_det(), f.log_precision_x)
-        return Prediction(prior, f.mean, f.x, f.variance, f.jacobian)
+        return Prediction(prior, f.mean, f.x, f.variance, f.jacobian, f.errors)
 
     def _forecast(self, model: GenerativeModel, state: dict[str, Tensor], action: Tensor) -> _Forecast:
         drive, hidden = model.transition(state["z"], action)
@@ -227,29 +225,19 @@ class GaussNewton(Method):
         tree = None if errors is None else blocks.inverse(errors)
         sensed = jacobian if tree is None else jacobian @ tree
         variance = blocks.spread(sensed, covariance.matrix) + (-log_precision_x).exp()
-        return _Forecast(drive, mean, covariance, tree, x, jacobian, variance, log_precision_x)
+        return _Forecast(drive, mean, covariance, errors, tree, x, jacobian, variance, log_precision_x)
 
     def gain(self, model: GenerativeModel, prediction: Prediction, precision_x: Tensor) -> Tensor:
         """P = (E' Pi E + J' L J)^-1 (B, n, b, b), the covariance of the posterior."""
         assert prediction.jacobian is not None
-        errors = model.latent_error_jacobian(prediction.mean)
         own = prediction.prior.precision
-        if errors is not None:
-            own = blocks.congruence(errors.mT, own)
+        if prediction.errors is not None:
+            own = blocks.congruence(prediction.errors.mT, own)
         return blocks.symmetric_inverse(own + blocks.gram(prediction.jacobian, precision_x, self.count))
 
-    def step(
-        self,
-        model: GenerativeModel,
-        z: Tensor,
-        x: Tensor,
-        precision_x: Tensor,
-        prior: Prior,
-        gain: Tensor,
-        eta: Tensor | None = None,
-    ) -> Tensor:
-        change = blocks.times(gain, model.free_energy_gradient(z, x, precision_x, prior))
-        return z - (change if eta is None else eta * change)
+    def change(self, gradient: Tensor, gain: Tensor, eta: Tensor | None) -> Tensor:
+        whole = blocks.times(gain, gradient)
+        return whole if eta is None else eta * whole
 
     def carry(self, z: Tensor, gain: Tensor) -> dict[str, Tensor]:
         return {"z": z, "P": gain}

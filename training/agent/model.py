@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from runtime.contract import Node
 from training.agent import blocks
 from training.agent.config import Motion
-from training.agent.networks import Conditional, ObservationModel
+from training.agent.networks import Conditional, Known, ObservationModel
 
 _LOG_2PI = math.log(2 * math.pi)
 _LEAST_STD_X = 0.01  # no channel is believed to better than 1 % of its scale
@@ -46,7 +46,8 @@ class LogPrecision(nn.Module):
         """`initial` () or (size,): log-precisions to start from."""
         super().__init__()
         self.largest = -2 * math.log(least_std)
-        self.raw = nn.Parameter((self.largest - initial - torch.zeros(size)).expm1().log())
+        self.raw = nn.Parameter(torch.zeros(size))
+        self.set(initial + torch.zeros(size))
         self.by_state = nn.Linear(context, size, bias=False) if context else None
         if self.by_state is not None:
             nn.init.zeros_(self.by_state.weight)
@@ -57,6 +58,11 @@ class LogPrecision(nn.Module):
         if self.by_state is not None and context is not None:
             raw = raw + STATE_RANGE * torch.tanh(self.by_state(context))
         return self.largest - nn.functional.softplus(raw)
+
+    @torch.no_grad()
+    def set(self, log_precision: Tensor) -> None:
+        """Make `forward` return `log_precision` (size,), as far as the bound allows, where no state moves it."""
+        self.raw.copy_((self.largest - log_precision).clamp(min=1e-6).expm1().log())
 
 
 @dataclass
@@ -82,6 +88,8 @@ class GenerativeModel(nn.Module):
 
     persistence: Tensor
     """(Z, Z), how the latents go on from tick to tick before anything is learned."""
+    learned: Tensor
+    """(Z,), zero for a latent of which `persistence` is all: a position whose rate is tied."""
     observed_rows: Tensor
     """(U, Z), selects the latents of the observed nodes."""
 
@@ -119,11 +127,13 @@ class GenerativeModel(nn.Module):
         )
         self.observation = ObservationModel(sum(sizes[n] for n in self.observed), hidden, observation_size, tied)
         self.register_buffer("observed_rows", self._rows(self.observed))
-        persistence = torch.diag(torch.where(self.anchored, 1.0, _LEAK))
+        persistence, learned = torch.diag(torch.where(self.anchored, 1.0, _LEAK)), torch.ones(self.size)
         latents = self.observed_rows[: len(tied)].argmax(-1).tolist()
         for m in kinematics:
             persistence[latents[tied.index(m.position)], latents[tied.index(m.rate)]] = m.change
+            learned[latents[tied.index(m.position)]] = 0.0
         self.register_buffer("persistence", persistence)
+        self.register_buffer("learned", learned)
         self.latent_log_precision = LogPrecision(
             self.size, _TRUSTED, _LEAST_STD_Z, self.size + action_size if precision_by_state else 0
         )
@@ -159,17 +169,16 @@ class GenerativeModel(nn.Module):
         parts, hidden = [], {}
         for node in self.nodes:
             own = z_previous[..., self.slices[node.name]]
-            mean, hidden[node.name] = self._dynamics(node.name)(
-                torch.cat((own, action), -1), self._persisting(node.name)
-            )
+            mean, hidden[node.name] = self._dynamics(node.name)(torch.cat((own, action), -1), self._known(node.name))
             parts.append(mean)
         drive = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return drive.clamp(-LARGEST_LATENT, LARGEST_LATENT), hidden
 
-    def _persisting(self, name: str) -> Tensor:
-        """What the skip weights of the dynamics of the node `name` leave out."""
+    def _known(self, name: str) -> Known:
+        """What the dynamics of the node `name` need not learn."""
         own = self.slices[name]
-        return nn.functional.pad(self.persistence[own, own], (0, self.action_size))
+        shift = nn.functional.pad(self.persistence[own, own], (0, self.action_size))
+        return Known(shift, self.learned[own].unsqueeze(-1))
 
     def drive(self, z_previous: Tensor, action: Tensor) -> Tensor:
         """Temporal part of every node's mean (B, Z)."""
@@ -179,7 +188,7 @@ class GenerativeModel(nn.Module):
         """A = d drive / d z_{t-1} (B, Z, Z), where the drive is not clamped."""
         parts = []
         for node in self.nodes:
-            own = self._dynamics(node.name).jacobian(hidden[node.name], node.size, self._persisting(node.name))
+            own = self._dynamics(node.name).jacobian(hidden[node.name], node.size, self._known(node.name))
             parts.append(self._embed(own, (node.name,), (node.name,)))
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,15 @@ class SkipMLP(nn.Module):
         return added(base, self.curved[:-1](inputs), last.weight.T)
 
 
+class Known(NamedTuple):
+    """What is known of a conditional before anything is learned: mu(u) = S u + R (C u + W2 tanh(W1 u + b1) + b2)."""
+
+    shift: Tensor
+    """S (outputs, inputs)."""
+    rows: Tensor
+    """Diagonal of R (outputs, 1): zero where S is all."""
+
+
 class Conditional(nn.Module):
     """mu(u) = C u + W2 tanh(W1 u + b1) + b2, with its derivatives.
 
@@ -56,11 +65,18 @@ class Conditional(nn.Module):
         self.outer_weight = nn.Parameter(0.1 * gain * torch.randn(outputs, hidden) / math.sqrt(hidden))
         self.outer_bias = nn.Parameter(torch.zeros(outputs))
 
-    def forward(self, inputs: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean (B, outputs) and hidden layer (B, hidden) for (B, inputs); `shift` (outputs, inputs) is added to C."""
+    def forward(self, inputs: Tensor, known: Known | None = None) -> tuple[Tensor, Tensor]:
+        """Mean (B, outputs) and hidden layer (B, hidden) for (B, inputs)."""
         hidden = self.layer(inputs)
-        skip = self.skip_weight if shift is None else self.skip_weight + shift
-        return added(linear(inputs, skip, self.outer_bias), hidden, self.outer_weight.T), hidden
+        skip, outer, bias = self._weights(known)
+        return added(linear(inputs, skip, bias), hidden, outer.T), hidden
+
+    def _weights(self, known: Known | None) -> tuple[Tensor, Tensor, Tensor]:
+        """C, W2 and b2 with what is known."""
+        skip, outer, bias = self.skip_weight, self.outer_weight, self.outer_bias
+        if known is None:
+            return skip, outer, bias
+        return torch.addcmul(known.shift, known.rows, skip), known.rows * outer, known.rows.squeeze(-1) * bias
 
     def layer(self, inputs: Tensor) -> Tensor:
         """Hidden layer (B, hidden)."""
@@ -78,14 +94,14 @@ class Conditional(nn.Module):
         bent = (cotangent @ outer) * hidden * hidden
         return added(cotangent @ torch.addmm(skip, outer, self.inner_weight), bent, self.inner_weight, -1.0)
 
-    def jacobian(self, hidden: Tensor, columns: int | None = None, shift: Tensor | None = None) -> Tensor:
+    def jacobian(self, hidden: Tensor, columns: int | None = None, known: Known | None = None) -> Tensor:
         """Derivative d mu / d u (B, outputs, columns), for the first `columns` inputs, all if None."""
-        skip = self.skip_weight if shift is None else self.skip_weight + shift
+        skip, outer, _ = self._weights(known)
         inner, skip = self.inner_weight[:, :columns], skip[:, :columns]
         if len(hidden) == 1:  # the slopes 1 - h^2 in two parts, the first of which depends on weights alone
-            base = torch.addmm(skip, self.outer_weight, inner)
-            return torch.addmm(base, self.outer_weight * (hidden * hidden), inner, alpha=-1).unsqueeze(0)
-        paths = self.outer_weight.T.unsqueeze(-1) * inner.unsqueeze(-2)  # (hidden, outputs, columns)
+            base = torch.addmm(skip, outer, inner)
+            return torch.addmm(base, outer * (hidden * hidden), inner, alpha=-1).unsqueeze(0)
+        paths = outer.T.unsqueeze(-1) * inner.unsqueeze(-2)  # (hidden, outputs, columns)
         slopes = 1.0 - hidden * hidden
         return (added(skip.flatten(), slopes, paths.flatten(1))).unflatten(-1, skip.shape)
 

@@ -1,12 +1,14 @@
 """Belief about the sensors: frozen readings, and readings that contradict the prediction.
 
-A channel is frozen when its fresh readings repeat exactly. A gate takes at most one channel at a time, the one whose
-innovation is the most out of bounds in one tick (spike) or whose bias the slow averages of the innovations resemble the
-most (drift), and only while most channels are quiet. So it cannot latch: a wrong belief makes most channels loud and
-opens it, and the predicted variance of a gated channel grows with whatever no other channel observes.
+A channel is frozen when its fresh readings repeat exactly. A gate takes at most one channel at a time: the one whose
+innovation jumps out of bounds in one tick (spike), or the one whose bias explains the slow averages of all innovations
+far better than that of any other (drift), and only while most channels are quiet. So it cannot latch: a wrong belief
+makes most channels loud and opens it, and the predicted variance of a gated channel grows with whatever no other
+channel observes.
 
-The belief follows a biased rate, so it is the innovation of the position that stays; which channel is to blame is told
-by the whole pattern, its signature.
+The belief follows a biased rate, so it is the innovation of the position that stays. Which channel is to blame is told
+by the whole pattern, its signature, of which there is one for each age of the bias. By then the belief is wrong too, so
+a channel blamed for its drift is held until the others have put the belief right.
 """
 
 from __future__ import annotations
@@ -16,15 +18,20 @@ import math
 import torch
 from torch import Tensor, nn
 
-READING, REPEATS, SLOW, GATED = range(4)  # rows of the carried tensor
+READING, REPEATS, SLOW, HELD = range(4)  # rows of the carried tensor
 BELIEVED, FROZEN, DISTRUSTED = 0.0, 1.0, 2.0  # verdicts
 OFF = 1e9  # a bound that is never reached
 _NEVER_READ = 1e6  # normalised value that no reading has
-_SLOWNESS = 0.02  # per tick: the slow average remembers half a second at 100 Hz
+AGES = (5, 10, 20, 40)
+"""Of a bias, in ticks, at which its signature is known."""
+_SLOWNESS = 0.05  # per tick: the slow average remembers a fifth of a second at 100 Hz
 SLOW_STD = math.sqrt(_SLOWNESS / (2 - _SLOWNESS))  # of the average of white innovations of unit variance
 _CLIP = 10.0  # standard deviations; one wild reading must not rule the average
 _LOUD = 2.0  # standard deviations
 _STAY = 2.0  # a gated channel is readmitted at half the bounds
+_EVIDENCE = 6.0  # nats by which a bias of one channel must explain the averages better than that of any other
+_LOOSE = 0.5  # of the bounds; less than holds a channel
+_HOLD = 16.0  # times the bounds, decaying with the averages to the bounds in half a second at 100 Hz
 
 
 class SensorBelief(nn.Module):
@@ -35,7 +42,8 @@ class SensorBelief(nn.Module):
     drift: Tensor
     """(D,), largest resemblance of the slow averages to the channel's signature, in standard deviations of one."""
     signature: Tensor
-    """(D, D), column i is the direction in which a bias of channel i moves the slow averages, of unit length."""
+    """(D, ages D), of unit length, the direction in which a bias of channel i moves the slow averages, at one age after
+    the other: columns i, i + D, ... Zero for a channel that is never gated."""
     repeats: Tensor
     """(D,), number of exact repeats that mean frozen."""
 
@@ -43,7 +51,7 @@ class SensorBelief(nn.Module):
         super().__init__()
         for name in ("spike", "drift", "repeats"):
             self.register_buffer(name, torch.full((channels,), OFF))
-        self.register_buffer("signature", torch.eye(channels))
+        self.register_buffer("signature", torch.eye(channels).repeat(1, len(AGES)))
         self.register_buffer("indices", torch.arange(channels))
 
     indices: Tensor
@@ -64,37 +72,51 @@ class SensorBelief(nn.Module):
         repeats = (reading == last).to(x.dtype) * (repeats + fresh)
         return (repeats < self.repeats).to(x.dtype), reading, repeats
 
-    def gate(self, innovation: Tensor, seen: Tensor, carried: Tensor) -> tuple[Tensor, Tensor]:
-        """Which channel is gated (one-hot or zero) and the slow averages, each (B, D).
+    def gate(self, innovation: Tensor, seen: Tensor, carried: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which channel is gated (one-hot or zero), the slow averages, and how firmly it is gated, each (B, D).
 
         `innovation` (B, D) is in predicted standard deviations; `seen` (B, D) is one where there is a reading.
         """
-        _, _, slow, gated = (row.squeeze(1) for row in carried.split(1, 1))
-        slow = (1.0 - _SLOWNESS) * slow + _SLOWNESS * (seen * innovation.clamp(-_CLIP, _CLIP))
-        size = innovation.abs()
-        own = gated * slow  # a gated channel moves no other
-        drift = torch.maximum(own.abs(), ((slow - own) @ self.signature).abs())
-        score = torch.maximum(size / self.spike, drift / (SLOW_STD * self.drift))
-        score = score * (seen * (1.0 + (_STAY - 1.0) * gated))
-        loud = OFF * (seen * (size - _LOUD).sign()).sum(-1, keepdim=True)  # out of reach if most are loud
+        _, _, slow, held = (row.squeeze(1) for row in carried.split(1, 1))
+        gated = held.sign()
+        jump = seen * (innovation - (1.0 - gated) * slow).abs() / self.spike
+        slow = self.averaged(slow, seen * innovation)
+        drift = seen * self.resemblance(slow, gated) / SLOW_STD
+        bounds = torch.maximum(jump, drift / self.drift)
+
+        best = (self.indices == drift.argmax(-1, keepdim=True)).to(drift.dtype)
+        first, second = (part.amax(-1, keepdim=True) for part in (best * drift, (1.0 - best) * drift))
+        clear = (first.square() - second.square() > 2.0 * _EVIDENCE) & (bounds.amax(-1, keepdim=True) > 1.0)
+        spiking = jump.amax(-1, keepdim=True) > 1.0
+        blamed = torch.where(spiking, jump, 2.0 * best * (clear & (self.drift < OFF)))
+        kept = torch.maximum(bounds * (1.0 + (_STAY - 1.0) * gated), held)
+        score = torch.where(gated.amax(-1, keepdim=True) > 0.0, kept, blamed)
+
+        loud = OFF * (seen * (innovation.abs() - _LOUD).sign()).sum(-1, keepdim=True)  # out of reach if most are loud
         rivals = torch.cat((torch.ones_like(loud), loud, score), -1)  # of a tie the first one wins, the bound
-        worst = self.indices + 2 == rivals.argmax(-1, keepdim=True)
-        return worst.to(innovation.dtype), slow
+        worst = (self.indices + 2 == rivals.argmax(-1, keepdim=True)).to(drift.dtype)
+        drifted = (worst * (1.0 - gated) * (1.0 - spiking.to(drift.dtype))).amax(-1, keepdim=True)
+        loosened = torch.where(gated > 0.0, (1.0 - _SLOWNESS) * held, _LOOSE)
+        firmness = worst * torch.where(drifted > 0.0, _HOLD, loosened)
+        return seen * worst, slow * (1.0 - drifted), firmness
+
+    def averaged(self, slow: Tensor, innovation: Tensor) -> Tensor:
+        """The slow averages after one more innovation, (B, D) each; one that is missing is zero."""
+        return (1.0 - _SLOWNESS) * slow + _SLOWNESS * innovation.clamp(-_CLIP, _CLIP)
+
+    def resemblance(self, slow: Tensor, gated: Tensor) -> Tensor:
+        """Of the slow averages to each channel's signature; a `gated` channel moves no other. All (B, D)."""
+        own = gated * slow
+        ages = ((slow - own) @ self.signature).abs().unflatten(-1, (len(AGES), slow.shape[-1]))
+        return torch.maximum(own.abs(), ages.amax(-2))
 
     def forward(
         self, x: Tensor, mask: Tensor, fresh: Tensor, innovation: Tensor, carried: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Verdict per channel (B, D) and the tensor to carry on (B, 4, D)."""
-        _, verdict, carried = self.check(x, mask, fresh, innovation, carried)
-        return verdict, carried
-
-    def check(
-        self, x: Tensor, mask: Tensor, fresh: Tensor, innovation: Tensor, carried: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What is left of the mask (B, D) after the verdict, and what `forward` gives."""
+        """What is left of the mask (B, D), the verdict per channel (B, D) and the tensor to carry on (B, 4, D)."""
         alive, reading, repeats = self.flatline(x, mask * fresh, carried)
         seen = mask * alive
-        gated, slow = self.gate(innovation, seen, carried)
+        gated, slow, firmness = self.gate(innovation, seen, carried)
         believed = seen - gated
         verdict = FROZEN * (mask - believed) + (DISTRUSTED - FROZEN) * gated
-        return believed, verdict, torch.stack((reading, repeats, slow, gated), 1)
+        return believed, verdict, torch.stack((reading, repeats, slow, firmness), 1)

@@ -58,6 +58,8 @@ class Schedule:
     """Length of the window."""
     worlds: int = 64
     learning_rate: float = 2e-3
+    decay: int = 1
+    """Power of the learning rate's decay to zero: 1 linear, 2 with a long calm end."""
     refine: tuple[int, ...] = (0,)
     """Numbers of refinement steps; each window draws one."""
 
@@ -84,8 +86,9 @@ def clone(
     pilot.train()
     wander, strength = np.zeros((count, layout.joints)), np.resize(_EXPLORATION, (count, 1))
     for update in range(schedule.updates):
+        rate = schedule.learning_rate * _pace(update / schedule.updates, schedule.decay)
         for group in optimizer.param_groups:
-            group["lr"] = group.get("speed", 1.0) * schedule.learning_rate * _decay(update / schedule.updates)
+            group["lr"] = group.get("speed", 1.0) * rate
         steps = torch.full((count,), int(rng.choice(schedule.refine)))
         rows: list[tuple[Tensor, ...]] = []
         records, actions, labels = [], [], []
@@ -121,9 +124,9 @@ def clone(
     pilot.eval()
 
 
-def _decay(progress: float) -> float:
-    """Warm-up over the first hundredth, then linear to 2 %."""
-    return min(1.0, 100 * progress + 0.1) * max(1.0 - progress, 0.02)
+def _pace(progress: float, decay: int) -> float:
+    """Warm-up over the first hundredth, then down to 2 % to the power of `decay`."""
+    return min(1.0, 100 * progress + 0.1) * max(1.0 - progress, 0.02) ** decay
 
 
 def _groups(pilot: Pilot) -> list[dict[str, object]]:

@@ -9,17 +9,17 @@ import numpy as np
 
 from benchmarks.refinement_study import cartpole_arena, kuka_arena
 from benchmarks.refinement_study.cartpole import LAYOUT as CARTPOLE
+from benchmarks.refinement_study.cartpole import TICK_S
 from benchmarks.refinement_study.cloning import Schedule, World
 from benchmarks.refinement_study.judging import Arena
 from benchmarks.refinement_study.oracle import OraclePilot
 from benchmarks.refinement_study.pilots import GRU, HoldMLP, Pilot, Predictive, StackMLP
 from runtime.contract import Layout, Node
+from sim.tasks.kuka_reach import KukaReach
 from training.agent.agent import Agent
 from training.agent.config import AgentConfig, InferenceConfig
 from training.augment import Augmentation
 from training.kinematics import joint_kinematics
-
-_PERIOD_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Task:
     """A world to learn in and an arena to be judged in."""
 
     layout: Layout
+    period_s: float
     tied: tuple[int, ...]
     """Channels that get a latent each."""
     hidden: int
@@ -73,6 +74,7 @@ class Contestant:
 TASKS = {
     "cartpole": Task(
         layout=CARTPOLE,
+        period_s=TICK_S,
         tied=cartpole_arena.TIED,
         hidden=48,
         make_world=cartpole_arena.CartPoleWorld,
@@ -86,6 +88,7 @@ TASKS = {
     ),
     "kuka_reach": Task(
         layout=kuka_arena.LAYOUT,
+        period_s=1 / KukaReach.rate_hz,
         tied=kuka_arena.TIED,
         hidden=64,
         make_world=kuka_arena.KukaWorld,
@@ -113,7 +116,7 @@ def _predictive(task: Task, inference: InferenceConfig, overshoot: int = 8) -> P
         tied=task.tied,
         hidden=task.hidden,
         inference=inference,
-        kinematics=joint_kinematics(task.layout, task.tied, _PERIOD_S),
+        kinematics=joint_kinematics(task.layout, task.tied, task.period_s),
     )
     return Predictive(Agent(config, task.layout.size, task.layout.joints), overshoot)
 
@@ -123,7 +126,7 @@ def _feedforward(kind: type[HoldMLP] | type[StackMLP] | type[GRU]) -> Callable[[
 
 
 _BASE = Schedule()
-_PREDICTIVE = Schedule(updates=2000, ticks=16, worlds=128)
+_PREDICTIVE = Schedule(updates=5000, ticks=16, worlds=128, learning_rate=4e-3, decay=2)
 """Of the project's agents, whose tick costs the same for 64 worlds as for 128."""
 
 CONTESTANTS = {

@@ -311,6 +311,6 @@ def test_what_is_carried_is_named_by_its_rows() -> None:
     checks = calibrated(spike=1.0)
     verdict, carried = gate(checks, row(0.0, 0.0, 0.0, 9.0, 0.0))
     verdict, carried = gate(checks, row(0.0, 0.0, 0.0, 9.0, 0.0), carried)
-    assert carried[0, HELD].tolist() == [0, 0, 0, 0.5 * 0.95, 0]
+    assert carried[0, HELD].tolist() == [0, 0, 0, 0.5, 0]
     assert verdict == [0, 0, 0, DISTRUSTED, 0]
     assert (carried[0, REPEATS] == 0).all()

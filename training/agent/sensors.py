@@ -28,9 +28,9 @@ _SLOWNESS = 0.05  # per tick: the slow average remembers a fifth of a second at 
 SLOW_STD = math.sqrt(_SLOWNESS / (2 - _SLOWNESS))  # of the average of white innovations of unit variance
 _CLIP = 10.0  # standard deviations; one wild reading must not rule the average
 _LOUD = 2.0  # standard deviations
-_STAY = 2.0  # a gated channel is readmitted at half the bounds
+_AT_ONCE, _OUT_OF_REACH = 1e3, 1e15  # scores: of a spike before any drift, and of none at all
 _EVIDENCE = 6.0  # nats by which a bias of one channel must explain the averages better than that of any other
-_LOOSE = 0.5  # of the bounds; less than holds a channel
+_LOOSE = 0.5  # of the bounds; too little to hold a channel
 _HOLD = 16.0  # times the bounds, decaying with the averages to the bounds in half a second at 100 Hz
 
 
@@ -78,27 +78,29 @@ class SensorBelief(nn.Module):
         `innovation` (B, D) is in predicted standard deviations; `seen` (B, D) is one where there is a reading.
         """
         _, _, slow, held = (row.squeeze(1) for row in carried.split(1, 1))
-        gated = held.sign()
-        jump = seen * (innovation - (1.0 - gated) * slow).abs() / self.spike
-        slow = self.averaged(slow, seen * innovation)
-        drift = seen * self.resemblance(slow, gated) / SLOW_STD
-        bounds = torch.maximum(jump, drift / self.drift)
+        gated, innovation = held.sign(), seen * innovation
+        slow, size = self.averaged(slow, innovation), innovation.abs()
+        drift = seen * self.resemblance(slow, gated)
+        jump = size / self.spike
+        bounds = torch.maximum(jump, drift / (SLOW_STD * self.drift))
 
+        explained = drift.square()
         best = (self.indices == drift.argmax(-1, keepdim=True)).to(drift.dtype)
-        first, second = (part.amax(-1, keepdim=True) for part in (best * drift, (1.0 - best) * drift))
-        clear = (first.square() - second.square() > 2.0 * _EVIDENCE) & (bounds.amax(-1, keepdim=True) > 1.0)
-        spiking = jump.amax(-1, keepdim=True) > 1.0
-        blamed = torch.where(spiking, jump, 2.0 * best * (clear & (self.drift < OFF)))
-        kept = torch.maximum(bounds * (1.0 + (_STAY - 1.0) * gated), held)
-        score = torch.where(gated.amax(-1, keepdim=True) > 0.0, kept, blamed)
+        of_best = best * explained
+        lead = of_best.amax(-1, keepdim=True) - (explained - of_best).amax(-1, keepdim=True)
+        told = torch.minimum(lead / (2.0 * _EVIDENCE * SLOW_STD**2), bounds.amax(-1, keepdim=True))
+        spiking = jump > 1.0
+        blamed = torch.where(spiking, _AT_ONCE * jump, told * (best * (self.drift < OFF)))
+        busy = gated.amax(-1, keepdim=True) > 0.0
+        kept = torch.maximum(bounds + bounds * gated, held)  # readmitted at half the bounds
+        score = torch.where(busy, kept, blamed)
 
-        loud = OFF * (seen * (innovation.abs() - _LOUD).sign()).sum(-1, keepdim=True)  # out of reach if most are loud
+        loud = _OUT_OF_REACH * (seen * (size - _LOUD).sign()).sum(-1, keepdim=True)  # positive if most are
         rivals = torch.cat((torch.ones_like(loud), loud, score), -1)  # of a tie the first one wins, the bound
         worst = (self.indices + 2 == rivals.argmax(-1, keepdim=True)).to(drift.dtype)
-        drifted = (worst * (1.0 - gated) * (1.0 - spiking.to(drift.dtype))).amax(-1, keepdim=True)
-        loosened = torch.where(gated > 0.0, (1.0 - _SLOWNESS) * held, _LOOSE)
-        firmness = worst * torch.where(drifted > 0.0, _HOLD, loosened)
-        return seen * worst, slow * (1.0 - drifted), firmness
+        firmness = worst * torch.maximum((1.0 - _SLOWNESS) * held, torch.where(busy | spiking, _LOOSE, _HOLD))
+        drifted = firmness.amax(-1, keepdim=True) >= _HOLD
+        return seen * worst, torch.where(drifted, 0.0, slow), firmness
 
     def averaged(self, slow: Tensor, innovation: Tensor) -> Tensor:
         """The slow averages after one more innovation, (B, D) each; one that is missing is zero."""

@@ -5,6 +5,10 @@ states that it meets and on those that it ought to meet. Slow noise of various s
 an expert's control every part of the state goes with the others, and a model learned from that alone predicts well
 until a sensor is lost for good. The loss runs through the whole window of ticks, and the carried state goes on from
 window to window.
+
+What is kept is the mean of the weights over the last quarter of the updates. Along the directions that only a lost
+sensor shows, the loss is so flat that single weights wander: with those of the last update, the same agent loses the
+pole without angle encoder and gyro in most episodes, with their mean in few.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.refinement_study.pilots import Pilot, Predictive
 from runtime.contract import Layout
@@ -24,6 +29,7 @@ from training.world_model import Sequences, learning_groups
 
 _ACTION_STD = 0.1  # normalised; the scale on which an error of the action counts
 _EXPLORATION = np.array([0.075, 0.15, 0.225, 0.3])  # normalised standard deviations of what is added, in turn
+_AVERAGED_FROM = 0.75  # of the updates
 _MEMORY = 0.9  # of that, per tick: an Ornstein-Uhlenbeck process with a correlation time of 0.1 s at 100 Hz
 
 
@@ -58,8 +64,6 @@ class Schedule:
     """Length of the window."""
     worlds: int = 64
     learning_rate: float = 2e-3
-    decay: int = 1
-    """Power of the learning rate's decay to zero: 1 linear, 2 with a long calm end."""
     refine: tuple[int, ...] = (0,)
     """Numbers of refinement steps; each window draws one."""
 
@@ -81,14 +85,15 @@ def clone(
     by_expert = np.arange(count) < count // 2
     optimizer = torch.optim.Adam(_groups(pilot), lr=schedule.learning_rate, eps=1e-5)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    weights = nn.ParameterList(parameters)
+    average = AveragedModel(weights)
     state = pilot.initial(count)
     previous, first = torch.zeros(count, layout.joints), torch.ones(count)
     pilot.train()
     wander, strength = np.zeros((count, layout.joints)), np.resize(_EXPLORATION, (count, 1))
     for update in range(schedule.updates):
-        rate = schedule.learning_rate * _pace(update / schedule.updates, schedule.decay)
         for group in optimizer.param_groups:
-            group["lr"] = group.get("speed", 1.0) * rate
+            group["lr"] = group.get("speed", 1.0) * schedule.learning_rate * _pace(update / schedule.updates)
         steps = torch.full((count,), int(rng.choice(schedule.refine)))
         rows: list[tuple[Tensor, ...]] = []
         records, actions, labels = [], [], []
@@ -119,14 +124,19 @@ def clone(
         sum(terms.values()).backward()  # type: ignore[union-attr]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
+        if update + 1 > _AVERAGED_FROM * schedule.updates:
+            average.update_parameters(weights)
         if report is not None:
             report(update + 1, {name: value.item() for name, value in terms.items()})
+    with torch.no_grad():
+        for weight, mean in zip(weights, average.module.parameters(), strict=True):
+            weight.copy_(mean)
     pilot.eval()
 
 
-def _pace(progress: float, decay: int) -> float:
-    """Warm-up over the first hundredth, then down to 2 % to the power of `decay`."""
-    return min(1.0, 100 * progress + 0.1) * max(1.0 - progress, 0.02) ** decay
+def _pace(progress: float) -> float:
+    """Warm-up over the first hundredth, then linear to a quarter."""
+    return min(1.0, 100 * progress + 0.1) * (1.0 - 0.75 * progress)
 
 
 def _groups(pilot: Pilot) -> list[dict[str, object]]:

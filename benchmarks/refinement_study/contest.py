@@ -126,7 +126,7 @@ def _feedforward(kind: type[HoldMLP] | type[StackMLP] | type[GRU]) -> Callable[[
 
 
 _BASE = Schedule()
-_PREDICTIVE = Schedule(updates=5000, ticks=16, worlds=128, learning_rate=4e-3, decay=2)
+_PREDICTIVE = Schedule(updates=5000, ticks=16, worlds=128)
 """Of the project's agents, whose tick costs the same for 64 worlds as for 128."""
 
 CONTESTANTS = {

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.refinement import Options, main
 from benchmarks.refinement_study.cartpole_arena import ANGLE_LATENT, CartPoleArena
+from benchmarks.refinement_study.cloning import Schedule, clone
 from benchmarks.refinement_study.contest import AUGMENTATIONS, CONTESTANTS, TASKS
 from benchmarks.refinement_study.judging import judge
 from benchmarks.refinement_study.oracle import Oracle, OraclePilot
@@ -87,6 +88,24 @@ def test_the_study_s_augmentation_keeps_what_is_tested_unseen() -> None:
     assert iid.burst_share == 0.0
     assert iid.permanent_share == 0.0
     assert iid.dropout_share > 0.0
+
+
+@pytest.mark.parametrize(("updates", "averaged"), [(8, 2), (1, 1)])
+def test_what_is_learned_is_the_mean_of_the_last_weights(updates: int, averaged: int) -> None:
+    task = TASKS["cartpole"]
+    torch.manual_seed(0)
+    pilot = CONTESTANTS["hold"].make(task)
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def keep(done: int, terms: dict[str, float]) -> None:
+        seen.append({name: value.clone() for name, value in pilot.state_dict().items()})
+
+    clone(pilot, task.make_world, Schedule(updates, ticks=2, worlds=4), AUGMENTATIONS["iid"], 0, keep)
+    assert len(seen) == updates
+    for name, value in pilot.state_dict().items():
+        torch.testing.assert_close(value, torch.stack([s[name] for s in seen[-averaged:]]).mean(0))
+    if updates > 1:
+        assert any(not torch.equal(v, seen[-1][n]) for n, v in pilot.state_dict().items())
 
 
 def test_the_judge_pairs_episodes_and_the_oracle_is_hard_to_beat() -> None:

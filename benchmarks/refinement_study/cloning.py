@@ -6,9 +6,8 @@ an expert's control every part of the state goes with the others, and a model le
 until a sensor is lost for good. The loss runs through the whole window of ticks, and the carried state goes on from
 window to window.
 
-What is kept is the mean of the weights over the last quarter of the updates. Along the directions that only a lost
-sensor shows, the loss is so flat that single weights wander: with those of the last update, the same agent loses the
-pole without angle encoder and gyro in most episodes, with their mean in few.
+What is kept is the mean of the weights over the last quarter of the updates: along the directions that only a lost
+sensor shows, the loss is so flat that single weights wander.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from training.world_model import Sequences, learning_groups
 
 _ACTION_STD = 0.1  # normalised; the scale on which an error of the action counts
 _EXPLORATION = np.array([0.075, 0.15, 0.225, 0.3])  # normalised standard deviations of what is added, in turn
-_AVERAGED_FROM = 0.75  # of the updates
 _MEMORY = 0.9  # of that, per tick: an Ornstein-Uhlenbeck process with a correlation time of 0.1 s at 100 Hz
+_AVERAGED_FROM = 0.75  # of the updates
 
 
 class World(Protocol):
@@ -84,8 +83,7 @@ def clone(
     dropout = SensorDropout(layout.observations, count, rng, augmentation)
     by_expert = np.arange(count) < count // 2
     optimizer = torch.optim.Adam(_groups(pilot), lr=schedule.learning_rate, eps=1e-5)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    weights = nn.ParameterList(parameters)
+    weights = nn.ParameterList(p for group in optimizer.param_groups for p in group["params"])
     average = AveragedModel(weights)
     state = pilot.initial(count)
     previous, first = torch.zeros(count, layout.joints), torch.ones(count)
@@ -122,7 +120,7 @@ def clone(
         terms = {"action": 0.5 * error.square().mean()} | pilot.auxiliary(data, records)
         optimizer.zero_grad()
         sum(terms.values()).backward()  # type: ignore[union-attr]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         if update + 1 > _AVERAGED_FROM * schedule.updates:
             average.update_parameters(weights)

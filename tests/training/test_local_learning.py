@@ -15,7 +15,7 @@ from runtime.errors import GanglionError
 from tests.training.models import GRAPHS, A, D, randomise
 from training.agent import blocks
 from training.agent.agent import Agent
-from training.agent.config import AgentConfig, InferenceConfig
+from training.agent.config import AgentConfig, InferenceConfig, Motion
 from training.agent.model import GenerativeModel, Prior, gaussian_energy
 from training.local_learning import driven_prior, local_gradients, set_gradients, settle
 from training.variational import temporal_prior
@@ -65,6 +65,19 @@ def test_local_rules_equal_autograd(graph: str, tied: str, batch: int) -> None:
     prior = temporal_prior(model, z_previous, action)
     expected = by_autograd(model, model.free_energy(z, x, mask, prior))
     assert_same(local_gradients(model, z, z_previous, action, x, mask, prior), expected)
+
+
+def test_local_rules_equal_autograd_where_a_position_is_known() -> None:
+    torch.manual_seed(3)
+    model = GenerativeModel(GRAPHS["single"], D, A, 6, TIED["tied"], kinematics=(Motion(2, 0, 0.1),)).double()
+    randomise(model, linear=False)
+    z, z_previous, action, x, mask = tick(model, 7)
+    prior = temporal_prior(model, z_previous, action)
+    expected = by_autograd(model, model.free_energy(z, x, mask, prior))
+    assert_same(local_gradients(model, z, z_previous, action, x, mask, prior), expected)
+    (weight,) = (value for name, value in expected.items() if name.startswith("dynamics") and "skip" in name)
+    assert not weight[0].any()
+    assert weight[1:].any(1).all()
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

@@ -28,7 +28,7 @@ from training.agent.model import gaussian_energy
 from training.config import TrainConfig
 from training.rollout import Rollout
 
-_SCALE_SPEED = 10.0  # logarithms of precisions and step sizes travel farther than weights
+SCALE_SPEED = 10.0  # logarithms of precisions and step sizes travel farther than weights
 _OVERSHOOT_STRIDE = 4  # ticks between the starts of open-loop predictions
 _LARGEST_AMORTIZATION = 10.0  # standard deviations
 
@@ -176,7 +176,7 @@ def learning_groups(agent: Agent) -> list[dict[str, Any]]:
         return name.endswith("raw") or name == "predictive_log_variance"
 
     return [
-        {"params": [p for n, p in named if scales(n)], "speed": _SCALE_SPEED},
+        {"params": [p for n, p in named if scales(n)], "speed": SCALE_SPEED},
         {"params": [p for n, p in named if not scales(n)], "speed": 1.0},
     ]
 

@@ -128,6 +128,8 @@ def _feedforward(kind: type[HoldMLP] | type[StackMLP] | type[GRU]) -> Callable[[
 _BASE = Schedule()
 _PREDICTIVE = Schedule(updates=5000, ticks=16, worlds=128)
 """Of the project's agents, whose tick costs the same for 64 worlds as for 128."""
+_SETTLING = 1000
+"""Updates, of those whose answer depends on the latents' noise."""
 
 CONTESTANTS = {
     "hold": Contestant(_feedforward(HoldMLP), replace(_BASE, updates=4000)),
@@ -139,12 +141,12 @@ CONTESTANTS = {
     ),
     "plain": Contestant(
         lambda task: _predictive(task, InferenceConfig("gradient")),
-        replace(_PREDICTIVE, refine=(0, 1, 2, 4)),
+        replace(_PREDICTIVE, refine=(0, 1, 2, 4), settling=_SETTLING),
         (Variant("default", 4), *(Variant(f"K={k}", k, everywhere=False) for k in (0, 1, 2, 8))),
     ),
     "gauss_newton": Contestant(
         lambda task: _predictive(task, InferenceConfig("gauss_newton")),
-        replace(_PREDICTIVE, refine=(0, 1, 1, 2)),
+        replace(_PREDICTIVE, refine=(0, 1, 1, 2), settling=_SETTLING),
         (
             Variant("default", 1),
             Variant("checks", 1, checks=True),

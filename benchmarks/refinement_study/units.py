@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -85,16 +85,15 @@ def _trained(unit: Unit, folder: Path, report: Report, compiled: bool) -> Pilot:
     pilot = contestant.make(TASKS[unit.task])
     if contestant.schedule is None:
         return pilot
-    updates = max(1, round(contestant.schedule.updates * unit.effort))
-    weights = folder / f"{unit.name}-{updates}.pt"
+    schedule = contestant.schedule.scaled(unit.effort)
+    weights = folder / f"{unit.name}-{schedule.total}.pt"
     if not weights.exists():
         learner = copy.deepcopy(pilot)
         if compiled and isinstance(learner, Predictive):
             learner.compile_tick()
         clone(
-            learner, TASKS[unit.task].make_world, replace(contestant.schedule, updates=updates),
-            AUGMENTATIONS[unit.augmentation], unit.seed,
-            lambda done, terms: report("train", done, updates) if done % _EVERY == 0 else None,
+            learner, TASKS[unit.task].make_world, schedule, AUGMENTATIONS[unit.augmentation], unit.seed,
+            lambda done, terms: report("train", done, schedule.total) if done % _EVERY == 0 else None,
         )  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         save_tensors(weights, learner.state_dict())

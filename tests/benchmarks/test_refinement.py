@@ -108,6 +108,33 @@ def test_what_is_learned_is_the_mean_of_the_last_weights(updates: int, averaged:
         assert any(not torch.equal(v, seen[-1][n]) for n, v in pilot.state_dict().items())
 
 
+def test_on_the_mean_of_the_weights_only_the_noise_of_the_latents_settles() -> None:
+    task, seen = TASKS["cartpole"], list[dict[str, torch.Tensor]]()
+    torch.manual_seed(0)
+    pilot = CONTESTANTS["gauss_newton"].make(task)
+
+    def keep(done: int, terms: dict[str, float]) -> None:
+        seen.append({name: value.clone() for name, value in pilot.state_dict().items()})
+
+    schedule = Schedule(4, ticks=10, worlds=4, settling=8)
+    clone(pilot, task.make_world, schedule, AUGMENTATIONS["iid"], 0, keep)
+    assert len(seen) == schedule.total == 12
+    noise = "agent.model.latent_log_precision.raw"
+    for name, value in pilot.state_dict().items():
+        kept = seen[-2:] if name == noise else seen[3:4]
+        torch.testing.assert_close(value, torch.stack([s[name] for s in kept]).mean(0))
+    assert bool((seen[-1][noise] != seen[3][noise]).all())
+
+
+def test_a_pilot_without_latents_has_no_noise_to_settle() -> None:
+    task = TASKS["cartpole"]
+    with pytest.raises(TypeError, match="HoldMLP has no latents"):
+        clone(
+            CONTESTANTS["hold"].make(task), task.make_world, Schedule(1, ticks=2, worlds=4, settling=1),
+            AUGMENTATIONS["iid"], 0,
+        )  # fmt: skip
+
+
 def test_the_judge_pairs_episodes_and_the_oracle_is_hard_to_beat() -> None:
     faults = ("nominal", "dead_gyro+accelerometer", "payload_x1.5")
     best = judge(OraclePilot(), CartPoleArena(faults, 6, 3), 0, checks=False, estimate=ANGLE_LATENT)

@@ -114,13 +114,13 @@ def test_on_the_mean_of_the_weights_only_the_noise_of_the_latents_settles() -> N
     pilot = CONTESTANTS["gauss_newton"].make(task)
 
     def keep(done: int, terms: dict[str, float]) -> None:
-        seen.append({name: value.clone() for name, value in pilot.state_dict().items()})
+        seen.append({name: value.detach().clone() for name, value in pilot.named_parameters()})
 
     schedule = Schedule(4, ticks=10, worlds=4, settling=8)
     clone(pilot, task.make_world, schedule, AUGMENTATIONS["iid"], 0, keep)
     assert len(seen) == schedule.total == 12
     noise = "agent.model.latent_log_precision.raw"
-    for name, value in pilot.state_dict().items():
+    for name, value in pilot.named_parameters():
         kept = seen[-2:] if name == noise else seen[3:4]
         torch.testing.assert_close(value, torch.stack([s[name] for s in kept]).mean(0))
     assert bool((seen[-1][noise] != seen[3][noise]).all())

@@ -37,6 +37,8 @@ class Task:
     faults: tuple[str, ...]
     masked: tuple[str, ...]
     """Those of `faults` of which the mask tells, and the nominal case."""
+    swept: tuple[str, ...]
+    """Those of `masked` under which the number of refinement steps is varied."""
     estimate: int
     """Latent whose error is judged."""
     estimate_scale: float
@@ -56,8 +58,9 @@ class Variant:
     name: str
     steps: int = 0
     checks: bool = False
-    """With the sensor checks, on every fault; without, on nominal and masked faults, and all others if `everywhere`."""
+    """Whether the sensor checks are on."""
     everywhere: bool = True
+    """On every fault, or only on those that are swept."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ TASKS = {
         make_arena=cartpole_arena.CartPoleArena,
         faults=cartpole_arena.ALL_FAULTS,
         masked=cartpole_arena.MASKED_FAULTS,
+        swept=cartpole_arena.MASKED_FAULTS,
         estimate=cartpole_arena.ANGLE_LATENT,
         estimate_scale=1e3 * float(CARTPOLE.scale[cartpole_arena.ANGLE]),
         cost="100 min(1, (x - r)² + 5 θ²), and 100 after a fall",
@@ -95,6 +99,7 @@ TASKS = {
         make_arena=kuka_arena.KukaArena,
         faults=kuka_arena.ALL_FAULTS,
         masked=kuka_arena.MASKED_FAULTS,
+        swept=("nominal", "dropout80", "dead_joint_4", "dead_joint_2+joint_4", "dead_end_effector"),
         estimate=kuka_arena.ELBOW_LATENT,
         estimate_scale=1e3 * float(kuka_arena.LAYOUT.scale[kuka_arena.ELBOW]),
         cost="the distance from the target, cm",

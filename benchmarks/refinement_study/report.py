@@ -83,8 +83,8 @@ def _tables(figures: Figures, task: Task) -> dict[str, Table]:
     named = {label: label for label in everyone}
     believing = {label: label for label in everyone if figures[label]["nominal"]["square_error"] is not None}
     believing_others = {label: label for label in believing if label != BASELINE}
-    swept = _sweep(figures)
-    told = [fault for fault in everywhere if fault in task.masked]
+    numbers = _sweep(figures)
+    swept = [fault for fault in everywhere if fault in task.swept]
 
     def cost(label: str, fault: str) -> str:
         return show(bootstrap(figures[label][fault]["cost"]))
@@ -117,8 +117,8 @@ def _tables(figures: Figures, task: Task) -> dict[str, Table]:
         f"error of the estimate / that of {BASELINE} (* the interval excludes 1)": _table(
             figures, believing_others if BASELINE in figures else {}, everywhere, relative
         ),
-        "refinement steps: J": _table(figures, swept, told, cost),
-        "refinement steps: error of the estimate": _table(figures, swept, told, error),
+        "refinement steps: J": _table(figures, numbers, swept, cost),
+        "refinement steps: error of the estimate": _table(figures, numbers, swept, error),
         "sensor checks": checks_table(figures, task.layout.channels),
         "detection of faults that no mask tells (AUROC)": detection_table(figures, task.masked),
     }

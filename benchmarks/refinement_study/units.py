@@ -103,7 +103,7 @@ def _trained(unit: Unit, folder: Path, report: Report, compiled: bool) -> Pilot:
 
 def _judged(pilot: Pilot, task: Task, variant: Variant, unit: Unit) -> dict[str, Any]:
     asked = ("nominal", *unit.faults) if unit.faults else task.faults
-    faults = tuple(f for f in task.faults if f in asked and (variant.everywhere or f in task.masked))
+    faults = tuple(f for f in task.faults if f in asked and (variant.everywhere or f in task.swept))
     at_once = max(1, task.rows // unit.episodes)
     figures: dict[str, Any] = {}
     for i in range(0, len(faults), at_once):

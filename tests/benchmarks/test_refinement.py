@@ -13,7 +13,7 @@ import torch
 from benchmarks.refinement import Options, main
 from benchmarks.refinement_study.cartpole_arena import ANGLE_LATENT, CartPoleArena
 from benchmarks.refinement_study.cloning import Schedule, clone
-from benchmarks.refinement_study.contest import AUGMENTATIONS, CONTESTANTS, TASKS
+from benchmarks.refinement_study.contest import AUGMENTATIONS, CONTESTANTS, TASKS, Task
 from benchmarks.refinement_study.judging import judge
 from benchmarks.refinement_study.oracle import Oracle, OraclePilot
 from benchmarks.refinement_study.pilots import HoldMLP, Predictive, StackMLP
@@ -88,6 +88,12 @@ def test_the_study_s_augmentation_keeps_what_is_tested_unseen() -> None:
     assert iid.burst_share == 0.0
     assert iid.permanent_share == 0.0
     assert iid.dropout_share > 0.0
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_the_steps_are_swept_where_the_mask_tells(task: Task) -> None:
+    assert set(task.swept) <= set(task.masked) < set(task.faults)
+    assert "nominal" in task.swept
 
 
 @pytest.mark.parametrize(("updates", "averaged"), [(8, 2), (1, 1)])

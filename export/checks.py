@@ -19,7 +19,7 @@ from runtime.contract import ChannelCheck, Contract, Observation, SensorChecks
 from runtime.errors import GanglionError
 from sim.tasks import task_class
 from training.agent.agent import Agent
-from training.agent.sensors import AGES, DISTRUSTED, FROZEN, HELD, OFF, REPEATS, SLOW, SLOW_STD, SensorBelief
+from training.agent.sensors import AGES, DISTRUSTED, FAST, FROZEN, HELD, OFF, REPEATS, SLOW, SensorBelief, matched
 
 LARGEST_FALSE_ALARM = 1e-3
 """Fraction of a channel's nominal ticks: the goal for episodes that the calibration has not seen."""
@@ -39,16 +39,19 @@ since its episode began."""
 
 @dataclass(frozen=True)
 class Bounds:
-    """What `SensorBelief` holds, (D,) each; OFF is a check that is off."""
+    """What `SensorBelief` holds; OFF is a check that is off."""
 
     spike: np.ndarray
+    """(D,)."""
     drift: np.ndarray
+    """(ages, D)."""
     repeats: np.ndarray
+    """(D,)."""
 
     @classmethod
     def off(cls, channels: int) -> Bounds:
         """Every check off."""
-        return cls(*(np.full(channels, OFF) for _ in range(3)))
+        return cls(*(np.full(size, OFF) for size in (channels, (len(AGES), channels), channels)))
 
     def put(self, sensors: SensorBelief) -> None:
         """Let `sensors` check by these bounds."""
@@ -56,7 +59,7 @@ class Bounds:
             getattr(sensors, name).copy_(torch.from_numpy(values))
 
     def raised(self, spike: np.ndarray, drift: np.ndarray, frozen: np.ndarray) -> Bounds:
-        """A tenth higher for the channels (D,) bool of each check."""
+        """A tenth higher where these, shaped as the bounds of each check, are true."""
         return Bounds(
             np.where(spike, _RAISE * self.spike, self.spike),
             np.where(drift, _RAISE * self.drift, self.drift),
@@ -114,19 +117,24 @@ def calibrate_bounds(
 
 
 def _alarming(sensors: SensorBelief, flown: Ticks, gated: np.ndarray) -> np.ndarray:
-    """Channels (D,) bool whose drift was out of bounds when one of the `gated` ones (D,) bool was blamed."""
+    """Bounds of the drift (ages, D) bool that were exceeded when one of the `gated` channels (D,) bool was blamed."""
     carried, blamed = flown["state.sensors"], flown["verdict"] == DISTRUSTED
     onset = (blamed & (carried[:, HELD] == 0))[:, gated].any(1)
-    slow, innovation = (
-        torch.from_numpy(v[onset]).to(sensors.signature) for v in (carried[:, SLOW], flown["innovation"])
+    averages, innovation = (
+        torch.from_numpy(v[onset]).to(sensors.signature) for v in (_averages(carried), flown["innovation"])
     )
-    drift = _drift(sensors, sensors.averaged(slow, innovation))
+    drift = _drift(sensors, sensors.averaged(averages, innovation))
     return np.asarray((drift > sensors.drift.numpy()).any(0))
 
 
-def _drift(sensors: SensorBelief, slow: torch.Tensor) -> np.ndarray:
-    """What `SensorBelief.drift` bounds, (N, D), for slow averages (N, D) while nothing is gated."""
-    return np.asarray(sensors.resemblance(slow, torch.zeros_like(slow)).numpy() / SLOW_STD)
+def _averages(carried: np.ndarray) -> np.ndarray:
+    """Fast and slow averages (N, 2, D)."""
+    return carried[:, FAST : SLOW + 1]
+
+
+def _drift(sensors: SensorBelief, averages: torch.Tensor) -> np.ndarray:
+    """What `SensorBelief.drift` bounds, (N, ages, D), for averages (N, 2, D) while nothing is gated."""
+    return np.asarray(sensors.resemblance(averages, torch.zeros_like(averages[:, 0])).numpy())
 
 
 def calibrate_checks(
@@ -159,7 +167,7 @@ def calibrate_checks(
 
 @torch.no_grad()
 def find_signatures(agent: Agent, steps: int, nominal: Ticks, required: np.ndarray) -> np.ndarray:
-    """`SensorBelief.signature` (D, ages D), zero for the `required` channels (D,) bool; the checks are off.
+    """`SensorBelief.signature` (2 D, ages D), zero for the `required` channels (D,) bool; the checks are off.
 
     Nominal ticks are replayed, as they were and with a bias, from where the agent then stood. Raises GanglionError if
     no episode lasts as long.
@@ -186,16 +194,16 @@ def find_signatures(agent: Agent, steps: int, nominal: Ticks, required: np.ndarr
         x, mask, action = (given(n, starts + t) for n in ("observation", "mask", "previous_action"))
         state = agent.infer(x + bias, mask, action, state, k, torch.ones_like(x)).state
         if t + 1 in AGES:
-            slow = state["sensors"][:, SLOW].unflatten(0, (len(starts), channels + 1))
-            moved = (slow[:, 1:] - slow[:, :1]).mean(0)
-            found.append(torch.nn.functional.normalize(moved).T.numpy() * ~required)
+            averages = state["sensors"][:, FAST : SLOW + 1].unflatten(0, (len(starts), channels + 1))
+            moved = (averages[:, 1:] - averages[:, :1]).mean(0)  # (biased channel, 2, D)
+            found.append(matched(moved.permute(1, 2, 0)).flatten(0, 1).numpy() * ~required)
     return np.concatenate(found, axis=1)
 
 
 def find_bounds(sensors: SensorBelief, nominal: Ticks) -> Bounds:
     """Bounds that nominal ticks with the checks off hardly ever exceed."""
     carried = nominal["state.sensors"]
-    drift = _drift(sensors, torch.from_numpy(carried[:, SLOW]).to(sensors.signature))
+    drift = _drift(sensors, torch.from_numpy(_averages(carried)).to(sensors.signature))
     rare = [np.quantile(values, 1 - _RARE, axis=0) for values in (np.abs(nominal["innovation"]), drift)]
     spike, drift = (np.maximum(_LEAST, values) for values in rare)
     return Bounds(spike, drift, _fewest_repeats(carried[:, REPEATS]))
@@ -209,6 +217,7 @@ def _fewest_repeats(seen: np.ndarray) -> np.ndarray:
 
 def _checks(found: Calibration, contract: Contract) -> SensorChecks:
     """The contract's words for it, in which zero is off."""
-    spike, drift, repeats = (np.where(b < OFF, b, 0.0).tolist() for b in vars(found.bounds).values())
+    bounds = (found.bounds.spike, found.bounds.drift.min(0), found.bounds.repeats)
+    spike, drift, repeats = (np.where(b < OFF, b, 0.0).tolist() for b in bounds)
     rows = zip(spike, drift, map(int, repeats), found.gate.tolist(), found.frozen.tolist())
     return SensorChecks(found.ticks, {c: ChannelCheck(*row) for c, row in zip(contract.layout.channels, rows)})

@@ -123,7 +123,7 @@ def frozen_gradient(model: onnx.ModelProto) -> None:
 
 def turned_state(model: onnx.ModelProto) -> None:
     """The rows of the carried sensor belief in another order."""
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 0, 2, 3]), "order"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 0, 2, 3, 4]), "order"))
     for node in model.graph.node:
         node.input[:] = ["turned" if name == "state.sensors" else name for name in node.input]
     model.graph.node.insert(0, helper.make_node("Gather", ["state.sensors", "order"], ["turned"], axis=1))
@@ -186,10 +186,10 @@ def test_the_contract_describes_every_method() -> None:
     }
     assert {n: r.step_sizes for n, r in refinements.items() if r.step_sizes} == {"gradient": pytest.approx(learned)}
     states = {name: {s.name: s.shape for s in contract.states} for name, contract in found.items()}
-    assert states["gradient"] == {"z": (1, 8), "sensors": (1, 4, 4)}
-    assert states["gauss_newton"] == {"z": (1, 6), "P": (1, 1, 6, 6), "sensors": (1, 4, 4)}
-    assert states["blocks"] == {"z": (1, 8), "P": (1, 2, 4, 4), "sensors": (1, 4, 4)}
+    assert states["gradient"] == {"z": (1, 8), "sensors": (1, 5, 4)}
+    assert states["gauss_newton"] == {"z": (1, 6), "P": (1, 1, 6, 6), "sensors": (1, 5, 4)}
+    assert states["blocks"] == {"z": (1, 8), "P": (1, 2, 4, 4), "sensors": (1, 5, 4)}
     initial = {s.name: s.initial for s in found["blocks"].states}
     assert initial["z"] == (0.0,) * 8
     assert initial["P"] == tuple(np.tile(np.eye(4), (2, 1, 1)).flatten())
-    assert initial["sensors"] == (1e6,) * 4 + (0.0,) * 12
+    assert initial["sensors"] == (1e6,) * 4 + (0.0,) * 16

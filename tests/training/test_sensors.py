@@ -12,7 +12,20 @@ from torch import Tensor
 
 from tests.training.models import tied_agent
 from training.agent.agent import Agent, Belief
-from training.agent.sensors import AGES, BELIEVED, DISTRUSTED, FROZEN, HELD, OFF, REPEATS, SLOW, SensorBelief
+from training.agent.sensors import (
+    AGES,
+    BELIEVED,
+    DISTRUSTED,
+    FAST,
+    FROZEN,
+    HELD,
+    OFF,
+    REPEATS,
+    SLOW,
+    SLOW_STD,
+    SensorBelief,
+    matched,
+)
 
 N = 5
 Q, R = 0.04, 0.09  # of `tied_agent`
@@ -77,17 +90,17 @@ def test_at_most_one_channel_is_gated_and_only_a_seen_one(
     checks = calibrated(spike, drift)
     carried = checks.initial().double()
     for values, mask, fresh in series:
-        seen = row(*mask)
+        seen, gated = row(*mask), carried[0, HELD].sign().tolist()
         believed, verdict, carried = checks(row(*values), seen, row(*fresh), row(*values), carried)
         assert ((believed == 0) | (believed == 1)).all()
         assert (believed <= seen).all()
         assert int((verdict == DISTRUSTED).sum()) <= 1
         assert ((verdict == BELIEVED) | (seen > 0)).all()
         assert carried.isfinite().all()
-        assert carried.shape == (1, 4, N)
-        loud = sum(m * (abs(v) > 2.0) * (f != FROZEN) for m, v, f in zip(mask, values, verdict[0].tolist()))
-        present = sum(m * (f != FROZEN) for m, f in zip(mask, verdict[0].tolist()))
-        if 2 * loud > present:
+        assert carried.shape == (1, 5, N)
+        others = [m * (f != FROZEN) * (1 - g) for m, f, g in zip(mask, verdict[0].tolist(), gated)]
+        loud = sum(o * (abs(v) > 2.0) for o, v in zip(others, values))
+        if 2 * loud > sum(others):
             assert (verdict != DISTRUSTED).all(), "most channels are loud: the belief is wrong, not a sensor"
 
 
@@ -104,6 +117,13 @@ def test_a_spike_is_gated_at_its_bound() -> None:
     assert gate(checks, row(5.0, -4.1, 1.0, 0.0, 0.0))[0] == [DISTRUSTED, 0, 0, 0, 0], "the worst of two"
 
 
+def test_a_gated_channel_that_is_loud_has_no_say_in_whether_the_belief_is_wrong() -> None:
+    checks = calibrated(spike=4.0, drift=OFF)
+    _, carried = gate(checks, row(0.0, 5.0, 0.0, 0.0, 0.0))
+    assert gate(checks, row(2.5, 5.0, 2.5, 0.0, 0.0), carried)[0] == [0, DISTRUSTED, 0, 0, 0], "two of four others"
+    assert gate(checks, row(2.5, 5.0, 2.5, 2.5, 0.0), carried)[0] == [0] * N, "three of four others"
+
+
 def test_a_gated_channel_is_readmitted_below_half_the_bound() -> None:
     checks = calibrated(spike=4.0, drift=OFF)
     _, carried = gate(checks, row(0.0, 5.0, 0.0, 0.0, 0.0))
@@ -113,7 +133,7 @@ def test_a_gated_channel_is_readmitted_below_half_the_bound() -> None:
 
 def test_a_small_constant_bias_is_found_by_its_slow_average() -> None:
     """slow_t = b (1 - 0.95^t), of standard deviation sqrt(0.05 / 1.95); the bound of 4.5 of them is 0.721 = 0.6 b at
-    t = ceil(log(1 - 0.721 / 1.2) / log 0.95) = 18. It is then held for log 16 / -log 0.95 = 54.05 ticks."""
+    t = ceil(log(1 - 0.721 / 1.2) / log 0.95) = 18. It is then held for log 32 / -log 0.95 = 67.6 ticks."""
     checks, bias = calibrated(spike=4.0, drift=4.5), 1.2
     bound = 4.5 * math.sqrt(0.05 / 1.95)
     expected = math.ceil(math.log(1 - bound / bias) / math.log(0.95))
@@ -126,12 +146,12 @@ def test_a_small_constant_bias_is_found_by_its_slow_average() -> None:
     assert carried is not None
     assert verdict == [0, 0, DISTRUSTED, 0, 0]
     assert tick == expected
-    assert (carried[0, SLOW] == 0).all(), "what the wrong belief has left there tells nothing"
-    assert carried[0, HELD].tolist() == [0, 0, 16, 0, 0]
+    assert (carried[0, [FAST, SLOW]] == 0).all(), "what the wrong belief has left there tells nothing"
+    assert carried[0, HELD].tolist() == [0, 0, 32, 0, 0]
     while any(verdict):
         tick += 1
         verdict, carried = gate(checks, ZEROS, carried)
-    assert tick - expected == 2 + math.floor(math.log(16) / -math.log(0.95))
+    assert tick - expected == 2 + math.floor(math.log(32) / -math.log(0.95))
 
 
 def test_a_held_channel_is_held_also_while_it_gives_no_readings() -> None:
@@ -163,7 +183,7 @@ def test_the_channel_whose_signature_the_averages_show_is_blamed() -> None:
     checks, bound = calibrated(spike=OFF), 4.5 * math.sqrt(0.05 / 1.95)
     own = torch.eye(N)
     own[:2, :2] = torch.tensor([[0.0, 0.6], [1.0, 0.8]])
-    checks.signature.copy_(own.repeat(1, len(AGES)))
+    checks.signature.copy_(torch.cat((torch.zeros(N, N), own / SLOW_STD)).repeat(1, len(AGES)))
     carried = checks.initial().double()
 
     def after(first: float, second: float, gated: int | None = None) -> list[float]:
@@ -181,20 +201,70 @@ def test_the_channel_whose_signature_the_averages_show_is_blamed() -> None:
     assert after(0.4 * bound, 0.4 * bound, gated=0) == [0] * N
 
 
-def test_the_slow_average_is_of_unit_variance_on_white_innovations() -> None:
-    """Its bound is in its own standard deviations: it is beyond one of them in 31.7 % of the ticks."""
+# variances and covariance of the averages of white innovations: a b / (1 - (1 - a) (1 - b))
+TOGETHER = torch.tensor([[0.04 / 0.36, 0.01 / 0.24], [0.01 / 0.24, 0.0025 / 0.0975]]).double()
+
+
+def test_a_matched_pattern_is_the_inverse_covariance_times_the_averages() -> None:
+    """S^-1 m / sqrt(m' S^-1 m): no other linear function of the averages has a larger mean for its variance."""
+    torch.manual_seed(0)
+    moved = torch.randn(2, 3, 4).double()
+    inverse = torch.linalg.inv(TOGETHER)
+    length = torch.einsum("adh,ab,bdh->h", moved, inverse, moved).sqrt()
+    torch.testing.assert_close(matched(moved), torch.einsum("ab,bdh->adh", inverse, moved) / length)
+    assert (matched(torch.zeros(2, 3, 1)) == 0).all()
+
+
+def test_the_resemblance_to_a_pattern_is_of_unit_variance_on_white_innovations() -> None:
+    """A bound is in its own standard deviations: it is beyond one of them in 31.7 % of the ticks."""
     torch.manual_seed(0)
     checks, count = calibrated(spike=OFF, drift=OFF), 4000
-    carried = checks.initial().double().expand(count, -1, -1)
+    patterns = torch.randn(2, N, len(AGES) * N).double()
+    checks.signature.copy_(matched(patterns).flatten(0, 1))
+    averages, still = torch.zeros(count, 2, N).double(), torch.zeros(count, N).double()
     for _ in range(300):
-        _, slow, _ = checks.gate(torch.randn(count, N).double().clamp(-9, 9), torch.ones(count, N).double(), carried)
-        carried = torch.stack((*carried[:, :SLOW].unbind(1), slow, torch.zeros_like(slow)), 1)
-    beyond = (slow.abs() / math.sqrt(0.05 / 1.95) > 1.0).double().mean().item()
-    assert beyond == pytest.approx(0.3173, abs=4 * math.sqrt(0.3173 * 0.6827 / (count * N)))
+        averages = checks.averaged(averages, torch.randn(count, N).double().clamp(-9, 9))
+    beyond = (checks.resemblance(averages, still) > 1.0).double().mean((0, 1, 2)).item()
+    assert beyond == pytest.approx(0.3173, abs=0.01)
+    torch.testing.assert_close(torch.cov(averages[..., 0].T), TOGETHER, atol=0.01, rtol=0.05)
 
 
-def test_one_wild_reading_moves_the_average_by_ten_deviations_only() -> None:
+def test_what_comes_is_told_from_what_goes() -> None:
+    """Slow averages that are alike: channel 2's own fault fades from its innovation, one of channel 1 grows there."""
+    checks, series = (
+        calibrated(spike=OFF, drift=4.5),
+        {2: 9.0 * 0.8 ** torch.arange(10.0), 1: 0.75 * torch.arange(10.0)},
+    )
+    patterns, before = torch.zeros(2, N, N).double(), {}
+    for channel, innovations in series.items():
+        averages = torch.zeros(1, 2, N).double()
+        for value in innovations:
+            before[channel] = averages
+            averages = checks.averaged(averages, value * row(0, 0, 1, 0, 0))
+        patterns[:, :, channel] = averages[0]
+    slow = patterns[1, 2]
+    assert slow[1].item() == pytest.approx(slow[2].item(), rel=0.01)
+    checks.signature.copy_(matched(patterns).flatten(0, 1).repeat(1, len(AGES)))
+    for channel, innovations in series.items():
+        carried = checks.initial().double()
+        carried[:, FAST : SLOW + 1] = before[channel]
+        verdict, _ = gate(checks, innovations[-1] * row(0, 0, 1, 0, 0), carried)
+        assert [i for i, v in enumerate(verdict) if v] == [channel]
+
+
+def test_every_age_has_its_own_bound() -> None:
+    checks = calibrated(spike=OFF, drift=10.0)
+    checks.drift[2, 3] = 5.0
+    before = checks.initial().double()
+    for channel, expected in ((3, [0, 0, 0, DISTRUSTED, 0]), (4, [0] * N)):
+        carried = before.clone()
+        carried[0, SLOW, channel] = 6.0 * SLOW_STD / 0.95
+        assert gate(checks, ZEROS, carried)[0] == expected
+
+
+def test_one_wild_reading_moves_the_averages_by_ten_deviations_only() -> None:
     _, carried = gate(calibrated(spike=OFF), row(1e5, 0.0, 0.0, 0.0, 0.0))
+    assert carried[0, FAST, 0].item() == pytest.approx(0.2 * 10.0)
     assert carried[0, SLOW, 0].item() == pytest.approx(0.05 * 10.0)
 
 

@@ -91,7 +91,7 @@ class SensorBelief(nn.Module):
 
         `fresh` (B, D) is one where a believed reading x (B, D) arrived in this tick.
         """
-        last, repeats = carried[:, READING], carried[:, REPEATS]
+        last, repeats, _, _ = _rows(carried)
         reading = torch.where(fresh.bool(), x, last)
         repeats = (reading == last).to(x.dtype) * (repeats + fresh)
         return (repeats < self.repeats).to(x.dtype), reading, repeats
@@ -101,9 +101,9 @@ class SensorBelief(nn.Module):
 
         `innovation` (B, D) is in predicted standard deviations; `seen` (B, D) is one where there is a reading.
         """
-        held = carried[:, HELD]
+        _, _, averages, held = _rows(carried)
         gated, innovation = held.sign(), seen * innovation
-        averages, size = self.averaged(carried[:, FAST : SLOW + 1], innovation), innovation.abs()
+        averages, size = self.averaged(averages, innovation), innovation.abs()
         drift = seen.unsqueeze(-2) * self.resemblance(averages, gated)
         jump = size / self.spike
         bounds = torch.maximum(jump, (drift / self.drift).amax(-2))
@@ -136,9 +136,9 @@ class SensorBelief(nn.Module):
 
         A `gated` channel (B, D) moves no other, and is told by its own slow average.
         """
-        others = averages * (1.0 - gated).unsqueeze(-2)
-        ages = (others.flatten(-2) @ self.signature).abs().unflatten(-1, self.drift.shape)
-        return torch.maximum((gated * averages[:, 1]).abs().unsqueeze(-2) / SLOW_STD, ages)
+        own = averages * gated.unsqueeze(-2)
+        ages = ((averages - own).flatten(-2) @ self.signature).unflatten(-1, self.drift.shape)
+        return torch.maximum((own[:, 1:] / SLOW_STD).abs(), ages.abs())
 
     def forward(
         self, x: Tensor, mask: Tensor, fresh: Tensor, innovation: Tensor, carried: Tensor
@@ -149,5 +149,11 @@ class SensorBelief(nn.Module):
         gated, averages, firmness = self.gate(innovation, seen, carried)
         believed = seen - gated
         verdict = FROZEN * (mask - believed) + (DISTRUSTED - FROZEN) * gated
-        first, last = torch.stack((reading, repeats), -2), firmness.unsqueeze(-2)
-        return believed, verdict, torch.cat((first, averages, last), -2)
+        reading, repeats, firmness = (row.unsqueeze(1) for row in (reading, repeats, firmness))
+        return believed, verdict, torch.cat((reading, repeats, averages, firmness), 1)
+
+
+def _rows(carried: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Last reading (B, D), repeats (B, D), averages (B, 2, D) and hold (B, D) of the carried (B, 5, D)."""
+    reading, repeats, averages, held = carried.split((1, 1, 2, 1), 1)
+    return reading.squeeze(1), repeats.squeeze(1), averages, held.squeeze(1)

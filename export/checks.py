@@ -134,7 +134,8 @@ def _averages(carried: np.ndarray) -> np.ndarray:
 
 def _drift(sensors: SensorBelief, averages: torch.Tensor) -> np.ndarray:
     """What `SensorBelief.drift` bounds, (N, ages, D), for averages (N, 2, D) while nothing is gated."""
-    return np.asarray(sensors.resemblance(averages, torch.zeros_like(averages[:, 0])).numpy())
+    none = torch.zeros_like(averages[:, 0])
+    return np.asarray(sensors.resemblance(averages, none, none).numpy())
 
 
 def calibrate_checks(

@@ -68,7 +68,7 @@ def test_the_slow_average_is_that_of_the_agent() -> None:
     sensors, carried = SensorBelief(D), SensorBelief(D).initial()
     ones = torch.ones(1, D)
     for tick in range(1000):
-        _, _, carried = sensors(tick * ones, ones, ones, 0.5 * ones, carried)
+        _, _, carried = sensors(tick * ones, ones, ones, 0.5 * ones, ones, carried)
     rows = np.repeat(carried.numpy(), N, axis=0)
     ticks = nominal(np.full((N, D), 0.5), rows[:, SLOW], rows[:, REPEATS])
     sensors.signature.mul_(2.0)  # beyond the least bound

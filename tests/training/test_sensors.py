@@ -51,7 +51,7 @@ def frozen_after(checks: SensorBelief, readings: list[float], fresh: list[float]
     for value, new, seen in zip(readings, fresh, mask):
         x, arrived, believed = torch.rand(1, N).double(), ONES.clone(), ONES.clone()
         x[0, 0], arrived[0, 0], believed[0, 0] = value, new, seen
-        _, verdict, carried = checks(x, believed, arrived, ZEROS, carried)
+        _, verdict, carried = checks(x, believed, arrived, ZEROS, ONES, carried)
         assert (verdict[0, 1:] == BELIEVED).all()
         verdicts.append(verdict[0, 0].item() == FROZEN)
     return verdicts
@@ -91,7 +91,7 @@ def test_at_most_one_channel_is_gated_and_only_a_seen_one(
     carried = checks.initial().double()
     for values, mask, fresh in series:
         seen, gated = row(*mask), carried[0, HELD].sign().tolist()
-        believed, verdict, carried = checks(row(*values), seen, row(*fresh), row(*values), carried)
+        believed, verdict, carried = checks(row(*values), seen, row(*fresh), row(*values), ONES, carried)
         assert ((believed == 0) | (believed == 1)).all()
         assert (believed <= seen).all()
         assert int((verdict == DISTRUSTED).sum()) <= 1
@@ -104,9 +104,11 @@ def test_at_most_one_channel_is_gated_and_only_a_seen_one(
             assert (verdict != DISTRUSTED).all(), "most channels are loud: the belief is wrong, not a sensor"
 
 
-def gate(checks: SensorBelief, values: Tensor, carried: Tensor | None = None) -> tuple[list[float], Tensor]:
-    _, verdict, carried = checks(torch.rand(1, N).double(), ONES, ONES, values,
-                              checks.initial().double() if carried is None else carried)  # fmt: skip
+def gate(
+    checks: SensorBelief, values: Tensor, carried: Tensor | None = None, noise: Tensor = ONES
+) -> tuple[list[float], Tensor]:
+    carried = checks.initial().double() if carried is None else carried
+    _, verdict, carried = checks(torch.rand(1, N).double(), ONES, ONES, values, noise, carried)
     return verdict[0].tolist(), carried
 
 
@@ -163,10 +165,36 @@ def test_a_held_channel_is_held_also_while_it_gives_no_readings() -> None:
     missing = ONES.clone()
     missing[0, 2] = 0.0
     for _ in range(10):
-        believed, unseen, carried = checks(torch.rand(1, N).double(), missing, ONES, ZEROS, carried)
+        believed, unseen, carried = checks(torch.rand(1, N).double(), missing, ONES, ZEROS, ONES, carried)
         assert (unseen == BELIEVED).all()
         assert torch.equal(believed, missing)
     assert gate(checks, ZEROS, carried)[0] == [0, 0, DISTRUSTED, 0, 0]
+
+
+def test_doubt_shortens_the_hold_by_its_square() -> None:
+    """With half of the variance in doubt from the blame on, 32 / 4 are left: log 8 / -log 0.95 = 40.5 ticks."""
+    checks, carried = calibrated(spike=4.0, drift=4.5), None
+    verdict, held = [0.0] * N, 0
+    while not any(verdict):
+        verdict, carried = gate(checks, row(0.0, 0.0, 1.2, 0.0, 0.0), carried)
+    while any(verdict):
+        held += 1
+        verdict, carried = gate(checks, ZEROS, carried, 0.5 * ONES)
+    assert held == 2 + math.floor(math.log(8) / -math.log(0.95))
+
+
+def test_a_channel_that_nothing_else_observes_is_readmitted_although_the_belief_has_left_it() -> None:
+    """Its slow average of 1.2 is 7.5 deviations of white noise, above half its bound of 4.5; with a share of 0.1 of
+    noise it is 1.2 / sqrt(1 - 0.1 (1 - 0.05 / 1.95)) = 1.26 deviations."""
+    checks = calibrated(spike=4.0, drift=4.5)
+    before = checks.initial().double()
+    before[0, HELD, 2], before[0, SLOW, 2] = 0.1, 1.2
+    for noise, expected in ((1.0, DISTRUSTED), (0.1, BELIEVED)):
+        verdict, carried = gate(checks, row(0.0, 0.0, 1.2, 0.0, 0.0), before, noise * ONES)
+        assert verdict == [0, 0, expected, 0, 0]
+        assert bool((carried[0, [FAST, SLOW]] == 0).all()) == (expected == BELIEVED), "readmitted, it begins anew"
+    sole = checks.resemblance(before[:, FAST : SLOW + 1], row(0, 0, 1, 0, 0), 0.1 * ONES)
+    assert sole[0, :, 2].tolist() == pytest.approx([1.2 / math.sqrt(1 - 0.1 * (1 - 0.05 / 1.95))] * len(AGES))
 
 
 def test_a_bias_that_stays_outlives_the_hold() -> None:
@@ -224,7 +252,7 @@ def test_the_resemblance_to_a_pattern_is_of_unit_variance_on_white_innovations()
     averages, still = torch.zeros(count, 2, N).double(), torch.zeros(count, N).double()
     for _ in range(300):
         averages = checks.averaged(averages, torch.randn(count, N).double().clamp(-9, 9))
-    beyond = (checks.resemblance(averages, still) > 1.0).double().mean((0, 1, 2)).item()
+    beyond = (checks.resemblance(averages, still, still) > 1.0).double().mean((0, 1, 2)).item()
     assert beyond == pytest.approx(0.3173, abs=0.01)
     torch.testing.assert_close(torch.cov(averages[..., 0].T), TOGETHER, atol=0.01, rtol=0.05)
 

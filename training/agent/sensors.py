@@ -10,7 +10,8 @@ The belief follows a biased rate, so it is the innovation of the position that s
 by the whole pattern, its signature, of which there is one for each age of the bias. A fast average beside a slow one
 tells what comes from what goes: the innovation of a biased position jumps and fades, that of a position whose rate is
 biased grows. By then the belief is wrong too, so a channel blamed for its drift is held until the others have put the
-belief right.
+belief right. The less so, and the sooner it is readmitted, the more the belief is in doubt, which tells that there are
+no others.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _LOUD = 2.0  # standard deviations
 _AT_ONCE, _OUT_OF_REACH = 1e3, 1e15  # scores: of a spike before any drift, and of none at all
 _EVIDENCE = 6.0  # nats by which a bias of one channel must explain the averages better than that of any other
 _LOOSE = 0.5  # of the bounds; too little to hold a channel
-_HOLD = 32.0  # times the bounds, decaying with the slow average to the bounds in 0.7 s at 100 Hz
+_HOLD = 32.0  # times the bounds; decays with the slow average to the bounds in 0.7 s at 100 Hz, without doubt
 
 
 def whitening() -> Tensor:
@@ -96,15 +97,19 @@ class SensorBelief(nn.Module):
         repeats = (reading == last).to(x.dtype) * (repeats + fresh)
         return (repeats < self.repeats).to(x.dtype), reading, repeats
 
-    def gate(self, innovation: Tensor, seen: Tensor, carried: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Which channel is gated (one-hot or zero), (B, D), the averages (B, 2, D), and how firmly it is gated, (B, D).
+    def gate(self, innovation: Tensor, noise: Tensor, seen: Tensor, carried: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which channel is gated (one-hot or zero), (B, D), the averages (B, 2, D), and its hold, (B, D).
 
-        `innovation` (B, D) is in predicted standard deviations; `seen` (B, D) is one where there is a reading.
+        `innovation` (B, D) is in predicted standard deviations; `noise` (D,) or (B, D) is the share of their squares
+        that is the sensor's own, the rest being doubt; `seen` (B, D) is one where there is a reading. The hold carried
+        is firmer than that of this tick by the square of the share.
         """
-        _, _, averages, held = _rows(carried)
-        gated, innovation = held.sign(), seen * innovation
+        _, _, averages, hold = _rows(carried)
+        unit = noise.square()
+        held = hold * unit
+        gated, innovation = hold.sign(), seen * innovation
         averages, size = self.averaged(averages, innovation), innovation.abs()
-        drift = seen.unsqueeze(-2) * self.resemblance(averages, gated)
+        drift = seen.unsqueeze(-2) * self.resemblance(averages, gated, noise)
         jump = size / self.spike
         bounds = torch.maximum(jump, (drift / self.drift).amax(-2))
 
@@ -124,33 +129,39 @@ class SensorBelief(nn.Module):
         rivals = torch.cat((torch.ones_like(loud), loud, score), -1)  # of a tie the first one wins, the bound
         worst = (self.indices + 2 == rivals.argmax(-1, keepdim=True)).to(drift.dtype)
         firmness = worst * torch.maximum((1.0 - _SLOW) * held, torch.where(busy | spiking, _LOOSE, _HOLD))
-        anew = (firmness.amax(-1, keepdim=True) >= _HOLD).unsqueeze(-1)
-        return seen * worst, torch.where(anew, 0.0, averages), firmness
+        # whoever is blamed or readmitted: what the wrong belief has left in the averages tells nothing
+        anew = torch.maximum(firmness / _HOLD, gated - worst).amax(-1, keepdim=True) >= 1.0
+        return seen * worst, torch.where(anew.unsqueeze(-1), 0.0, averages), firmness / unit
 
     def averaged(self, averages: Tensor, innovation: Tensor) -> Tensor:
         """The averages (B, 2, D) after one more innovation (B, D); one that is missing is zero."""
         return (1.0 - self.paces) * averages + self.paces * innovation.clamp(-_CLIP, _CLIP).unsqueeze(-2)
 
-    def resemblance(self, averages: Tensor, gated: Tensor) -> Tensor:
+    def resemblance(self, averages: Tensor, gated: Tensor, noise: Tensor) -> Tensor:
         """Of the averages (B, 2, D) to each channel's signatures, (B, ages, D), in standard deviations of one.
 
-        A `gated` channel (B, D) moves no other, and is told by its own slow average.
+        A `gated` channel (B, D) moves no other, and is told by its own slow average: that of its `noise`, a share of
+        the variance, is white, but doubt stays from tick to tick.
         """
         own = averages * gated.unsqueeze(-2)
         ages = ((averages - own).flatten(-2) @ self.signature).unflatten(-1, self.drift.shape)
-        return torch.maximum((own[:, 1:] / SLOW_STD).abs(), ages.abs())
+        std = (1.0 - (1.0 - SLOW_STD**2) * noise).sqrt().unsqueeze(-2)
+        return torch.maximum((own[:, 1:] / std).abs(), ages.abs())
 
     def forward(
-        self, x: Tensor, mask: Tensor, fresh: Tensor, innovation: Tensor, carried: Tensor
+        self, x: Tensor, mask: Tensor, fresh: Tensor, innovation: Tensor, noise: Tensor, carried: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What is left of the mask (B, D), the verdict per channel (B, D) and the tensor to carry on (B, 5, D)."""
+        """What is left of the mask (B, D), the verdict per channel (B, D) and the tensor to carry on (B, 5, D).
+
+        See `flatline` and `gate`.
+        """
         alive, reading, repeats = self.flatline(x, mask * fresh, carried)
         seen = mask * alive
-        gated, averages, firmness = self.gate(innovation, seen, carried)
+        gated, averages, hold = self.gate(innovation, noise, seen, carried)
         believed = seen - gated
         verdict = FROZEN * (mask - believed) + (DISTRUSTED - FROZEN) * gated
-        reading, repeats, firmness = (row.unsqueeze(1) for row in (reading, repeats, firmness))
-        return believed, verdict, torch.cat((reading, repeats, averages, firmness), 1)
+        reading, repeats, hold = (row.unsqueeze(1) for row in (reading, repeats, hold))
+        return believed, verdict, torch.cat((reading, repeats, averages, hold), 1)
 
 
 def _rows(carried: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

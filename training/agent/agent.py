@@ -115,7 +115,7 @@ class Agent(nn.Module):
         innovation = surprise / prediction.variance.sqrt()
         verdict, sensors = torch.zeros_like(x), state["sensors"]
         if fresh is not None:
-            noise = (-prediction.prior.log_precision_x).exp() / prediction.variance
+            noise = ((-prediction.prior.log_precision_x).exp() / prediction.variance).clamp(max=1.0)
             mask, verdict, sensors = self.sensors(x, mask, fresh, innovation, noise, sensors)
         features = torch.cat((mask * x, mask, prediction.mean, mask * surprise), -1)
         precision_x = mask * prediction.prior.log_precision_x.exp()

@@ -37,22 +37,15 @@ _LOOSE = 0.5  # of the bounds; too little to hold a channel
 _HOLD = 32.0  # times the bounds; decays with the slow average to the bounds in 0.7 s at 100 Hz, without doubt
 
 
-def whitening() -> Tensor:
-    """(2, 2): makes the averages of white innovations of unit variance uncorrelated and of unit variance."""
+def matched(moved: Tensor) -> Tensor:
+    """(2, D, H) that resembles averages `moved` (2, D, H) the most: S^-1 m / sqrt(m' S^-1 m), zero where m is.
+
+    S is the covariance of the averages of white innovations of unit variance, whose resemblance is of unit variance.
+    """
     pace = torch.tensor([_FAST, _SLOW], dtype=torch.float64)
     together = pace[:, None] * pace / (1.0 - (1.0 - pace[:, None]) * (1.0 - pace))
-    inverse: Tensor = torch.linalg.inv(torch.linalg.cholesky(together))
-    return inverse
-
-
-def matched(moved: Tensor) -> Tensor:
-    """(2, D, H) that resembles averages `moved` (2, D, H) the most: times them it is their length when whitened.
-
-    Times the averages of white innovations it is of unit variance. Zero where they are.
-    """
-    white = (whitening().to(moved) @ moved.flatten(1)).view_as(moved)
-    length = white.square().sum((0, 1)).sqrt()
-    return (whitening().to(moved).mT @ (white / length.clamp(min=1e-12)).flatten(1)).view_as(moved)
+    weighed = torch.einsum("ab,bdh->adh", torch.linalg.inv(together).to(moved), moved)
+    return weighed / (moved * weighed).sum((0, 1)).clamp(min=1e-24).sqrt()
 
 
 class SensorBelief(nn.Module):

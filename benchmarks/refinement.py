@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.refinement_study.contest import AUGMENTATIONS, CONTESTANTS, TASKS
 from benchmarks.refinement_study.report import write_report
-from benchmarks.refinement_study.units import Unit, run_unit
+from benchmarks.refinement_study.units import JUDGED_FROM, Unit, run_unit
 from runtime.errors import GanglionError
 
 _POLL_S = 0.5
@@ -42,6 +42,8 @@ class Options:
     """Seeds of the training."""
     episodes: int = 100
     """Episodes per fault and seed."""
+    first_episode: int = JUDGED_FROM
+    """Seed of the first of these."""
     faults: tuple[str, ...] = ()
     """Faults besides the nominal case; all if empty."""
     augmentation: str = "iid"
@@ -69,7 +71,16 @@ def main(options: Options) -> None:
             raise GanglionError(f"unknown {what} {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
     os.environ["OMP_NUM_THREADS"] = "1"
     units = [
-        Unit(task, agent, seed, options.augmentation, options.episodes, options.effort, options.faults)
+        Unit(
+            task,
+            agent,
+            seed,
+            options.augmentation,
+            options.episodes,
+            options.effort,
+            options.faults,
+            options.first_episode,
+        )
         for task in options.tasks
         for seed in options.seeds
         for agent in options.agents

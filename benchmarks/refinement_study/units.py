@@ -21,7 +21,7 @@ from benchmarks.refinement_study.sensor_bounds import calibrate_pilot
 from runtime.files import write_json
 from training.checkpoint import save_tensors
 
-JUDGED_FROM = 1_000_000  # seed of the episodes in which everyone is judged
+JUDGED_FROM = 1_000_000
 CALIBRATED_FROM = 2_000_000
 _EVERY = 20  # updates between reports
 _FORMAT = 2  # of the figures; those of another are judged again, from the weights
@@ -40,6 +40,8 @@ class Unit:
     """Multiplies the number of updates."""
     faults: tuple[str, ...] = ()
     """Faults besides the nominal case; all if empty."""
+    first_episode: int = JUDGED_FROM
+    """Seed of the first of the episodes in which everyone is judged."""
 
     @property
     def name(self) -> str:
@@ -56,7 +58,10 @@ def run_unit(unit: Unit, folder: Path, report: Report, compiled: bool = False) -
     `compiled` trains the project's agents compiled.
     """
     results = folder / f"{unit.name}.json"
-    settings = {"episodes": unit.episodes, "effort": unit.effort, "faults": list(unit.faults), "format": _FORMAT}
+    settings = {
+        "episodes": unit.episodes, "effort": unit.effort, "faults": list(unit.faults), "format": _FORMAT,
+        "first_episode": unit.first_episode,
+    }  # fmt: skip
     if results.exists():
         kept: dict[str, Any] = json.loads(results.read_text())
         if kept["settings"] == settings:
@@ -107,14 +112,14 @@ def _judged(pilot: Pilot, task: Task, variant: Variant, unit: Unit) -> dict[str,
     at_once = max(1, task.rows // unit.episodes)
     figures: dict[str, Any] = {}
     for i in range(0, len(faults), at_once):
-        figures |= _figures(pilot, task, variant, faults[i : i + at_once], unit.episodes)
+        figures |= _figures(pilot, task, variant, unit, faults[i : i + at_once])
     return figures
 
 
 def _figures(
-    pilot: Pilot, task: Task, variant: Variant, faults: tuple[str, ...], episodes: int
+    pilot: Pilot, task: Task, variant: Variant, unit: Unit, faults: tuple[str, ...]
 ) -> dict[str, dict[str, Any]]:
-    arena = task.make_arena(faults, episodes, JUDGED_FROM)
+    arena = task.make_arena(faults, unit.episodes, unit.first_episode)
     verdict = judge(pilot, arena, variant.steps, variant.checks, task.estimate)
     square_error = task.estimate_scale**2 * verdict.square_error
     error = np.sqrt(square_error.mean(1))

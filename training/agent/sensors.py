@@ -1,10 +1,10 @@
 """Belief about the sensors: frozen readings, and readings that contradict the prediction.
 
 A channel is frozen when its fresh readings repeat exactly. A gate takes at most one channel at a time: the one whose
-innovation jumps out of bounds in one tick (spike), or the one whose bias explains the averages of all innovations far
-better than that of any other (drift), and only while most channels are quiet. So it cannot latch: a wrong belief makes
-most channels loud and opens it, and the predicted variance of a gated channel grows with whatever no other channel
-observes.
+bias explains the averages of all innovations far better than that of any other (drift), or the one whose innovation
+jumps out of bounds in one tick (spike) if no other explains it far better, and only while most channels are quiet. So
+it cannot latch: a wrong belief makes most channels loud and opens it, and the predicted variance of a gated channel
+grows with whatever no other channel observes.
 
 The belief follows a biased rate, so it is the innovation of the position that stays. Which channel is to blame is told
 by the whole pattern, its signature, of which there is one for each age of the bias. A fast average beside a slow one
@@ -31,8 +31,9 @@ _FAST, _SLOW = 0.2, 0.05  # per tick: the averages remember 5 and 20 ticks
 SLOW_STD = math.sqrt(_SLOW / (2 - _SLOW))  # of the slow average of white innovations of unit variance
 _CLIP = 10.0  # standard deviations; one wild reading must not rule the averages
 _LOUD = 2.0  # standard deviations
-_AT_ONCE, _OUT_OF_REACH = 1e3, 1e15  # scores: of a spike before any drift, and of none at all
+_OUT_OF_REACH = 1e15  # a score
 _EVIDENCE = 6.0  # nats by which a bias of one channel must explain the averages better than that of any other
+_FAR = 12.0  # nats by which it must do so for a spike of the other to be its doing
 _LOOSE = 0.5  # of the bounds; too little to hold a channel
 _HOLD = 32.0  # times the bounds; decays with the slow average to the bounds in 0.7 s at 100 Hz, without doubt
 
@@ -110,12 +111,13 @@ class SensorBelief(nn.Module):
         explained = largest.square()
         best = (self.indices == largest.argmax(-1, keepdim=True)).to(drift.dtype)
         of_best = best * explained
-        lead = of_best.amax(-1, keepdim=True) - (explained - of_best).amax(-1, keepdim=True)
+        most = of_best.amax(-1, keepdim=True)
+        lead = most - (explained - of_best).amax(-1, keepdim=True)
         told = torch.minimum(lead / (2.0 * _EVIDENCE), bounds.amax(-1, keepdim=True))
-        spiking = jump > 1.0
-        blamed = torch.where(spiking, _AT_ONCE * jump, told * (best * (self.drift.amin(0) < OFF)))
-        busy = gated.amax(-1, keepdim=True) > 0.0
-        kept = torch.maximum(bounds + bounds * gated, held)  # readmitted at half the bounds
+        spiking = (jump > 1.0) & (most - explained < 2.0 * _FAR)
+        blamed = torch.maximum(2.0 * spiking * jump, told * (best * (self.drift.amin(0) < OFF)))  # a spike comes first
+        busy = gated > 0.0
+        kept = torch.maximum(2.0 * bounds, held)  # readmitted at half the bounds
         score = torch.where(busy, kept, blamed)
 
         loud = _OUT_OF_REACH * ((seen - gated) * (size - _LOUD).sign()).sum(-1, keepdim=True)  # positive if most are

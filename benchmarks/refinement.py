@@ -72,20 +72,14 @@ def main(options: Options) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     units = [
         Unit(
-            task,
-            agent,
-            seed,
-            options.augmentation,
-            options.episodes,
-            options.effort,
-            options.faults,
+            task, agent, seed, options.augmentation, options.episodes, options.effort, options.faults,
             options.first_episode,
         )
         for task in options.tasks
         for seed in options.seeds
         for agent in options.agents
         if task in CONTESTANTS[agent].tasks and (CONTESTANTS[agent].schedule or seed == options.seeds[0])
-    ]
+    ]  # fmt: skip
     results = _run(units, options)
     for path in write_report(results, options.output):
         print(path)

@@ -19,7 +19,7 @@ from runtime.contract import ChannelCheck, Contract, Observation, SensorChecks
 from runtime.errors import GanglionError
 from sim.tasks import task_class
 from training.agent.agent import Agent
-from training.agent.sensors import AGES, DISTRUSTED, FAST, FROZEN, HELD, OFF, REPEATS, SLOW, SensorBelief, matched
+from training.agent.sensors import AGES, AVERAGES, DISTRUSTED, FROZEN, HELD, OFF, REPEATS, SensorBelief, matched
 
 LARGEST_FALSE_ALARM = 1e-3
 """Fraction of a channel's nominal ticks: the goal for episodes that the calibration has not seen."""
@@ -121,15 +121,10 @@ def _alarming(sensors: SensorBelief, flown: Ticks, gated: np.ndarray) -> np.ndar
     carried, blamed = flown["state.sensors"], flown["verdict"] == DISTRUSTED
     onset = (blamed & (carried[:, HELD] == 0))[:, gated].any(1)
     averages, innovation = (
-        torch.from_numpy(v[onset]).to(sensors.signature) for v in (_averages(carried), flown["innovation"])
+        torch.from_numpy(v[onset]).to(sensors.signature) for v in (carried[:, AVERAGES], flown["innovation"])
     )
     drift = _drift(sensors, sensors.averaged(averages, innovation))
     return np.asarray((drift > sensors.drift.numpy()).any(0))
-
-
-def _averages(carried: np.ndarray) -> np.ndarray:
-    """Fast and slow averages (N, 2, D)."""
-    return carried[:, FAST : SLOW + 1]
 
 
 def _drift(sensors: SensorBelief, averages: torch.Tensor) -> np.ndarray:
@@ -195,7 +190,7 @@ def find_signatures(agent: Agent, steps: int, nominal: Ticks, required: np.ndarr
         x, mask, action = (given(n, starts + t) for n in ("observation", "mask", "previous_action"))
         state = agent.infer(x + bias, mask, action, state, k, torch.ones_like(x)).state
         if t + 1 in AGES:
-            averages = state["sensors"][:, FAST : SLOW + 1].unflatten(0, (len(starts), channels + 1))
+            averages = state["sensors"][:, AVERAGES].unflatten(0, (len(starts), channels + 1))
             moved = (averages[:, 1:] - averages[:, :1]).mean(0)  # (biased channel, 2, D)
             found.append(matched(moved.permute(1, 2, 0)).flatten(0, 1).numpy() * ~required)
     return np.concatenate(found, axis=1)
@@ -204,7 +199,7 @@ def find_signatures(agent: Agent, steps: int, nominal: Ticks, required: np.ndarr
 def find_bounds(sensors: SensorBelief, nominal: Ticks) -> Bounds:
     """Bounds that nominal ticks with the checks off hardly ever exceed."""
     carried = nominal["state.sensors"]
-    drift = _drift(sensors, torch.from_numpy(_averages(carried)).to(sensors.signature))
+    drift = _drift(sensors, torch.from_numpy(carried[:, AVERAGES]).to(sensors.signature))
     rare = [np.quantile(values, 1 - _RARE, axis=0) for values in (np.abs(nominal["innovation"]), drift)]
     spike, drift = (np.maximum(_LEAST, values) for values in rare)
     return Bounds(spike, drift, _fewest_repeats(carried[:, REPEATS]))

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 READING, REPEATS, FAST, SLOW, HELD = range(5)  # rows of the carried tensor
+AVERAGES = slice(FAST, HELD)
 BELIEVED, FROZEN, DISTRUSTED = 0.0, 1.0, 2.0  # verdicts
 OFF = 1e9  # a bound that is never reached
 _NEVER_READ = 1e6  # normalised value that no reading has
@@ -110,20 +111,19 @@ class SensorBelief(nn.Module):
         largest = drift.amax(-2)
         explained = largest.square()
         best = (self.indices == largest.argmax(-1, keepdim=True)).to(drift.dtype)
-        of_best = best * explained
-        most = of_best.amax(-1, keepdim=True)
-        lead = most - (explained - of_best).amax(-1, keepdim=True)
+        most = explained.amax(-1, keepdim=True)
+        lead = most - (explained - best * explained).amax(-1, keepdim=True)
         told = torch.minimum(lead / (2.0 * _EVIDENCE), bounds.amax(-1, keepdim=True))
         spiking = (jump > 1.0) & (most - explained < 2.0 * _FAR)
         blamed = torch.maximum(2.0 * spiking * jump, told * (best * (self.drift.amin(0) < OFF)))  # a spike comes first
-        busy = gated > 0.0
+        is_gated = gated > 0.0
         kept = torch.maximum(2.0 * bounds, held)  # readmitted at half the bounds
-        score = torch.where(busy, kept, blamed)
+        score = torch.where(is_gated, kept, blamed)
 
         loud = _OUT_OF_REACH * ((seen - gated) * (size - _LOUD).sign()).sum(-1, keepdim=True)  # positive if most are
         rivals = torch.cat((torch.ones_like(loud), loud, score), -1)  # of a tie the first one wins, the bound
         worst = (self.indices + 2 == rivals.argmax(-1, keepdim=True)).to(drift.dtype)
-        firmness = worst * torch.maximum((1.0 - _SLOW) * held, torch.where(busy | spiking, _LOOSE, _HOLD))
+        firmness = worst * torch.maximum((1.0 - _SLOW) * held, torch.where(is_gated | spiking, _LOOSE, _HOLD))
         # whoever is blamed or readmitted: what the wrong belief has left in the averages tells nothing
         anew = torch.maximum(firmness / _HOLD, gated - worst).amax(-1, keepdim=True) >= 1.0
         return seen * worst, torch.where(anew.unsqueeze(-1), 0.0, averages), firmness / unit

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -88,13 +90,12 @@ def main(options: Options) -> None:
 def _run(units: list[Unit], options: Options) -> dict[Unit, dict[str, Any]]:
     context = multiprocessing.get_context("spawn")
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    queue = context.Queue()
     with (
-        context.Manager() as manager,
-        ProcessPoolExecutor(options.workers, mp_context=context) as pool,
+        ProcessPoolExecutor(options.workers, context, _start_worker, (queue,)) as pool,
         Progress(*columns, console=Console(stderr=True)) as bar,
     ):
-        queue = manager.Queue()
-        waiting = {pool.submit(_worker, unit, options, queue): unit for unit in units}
+        waiting = {pool.submit(_work, unit, options): unit for unit in units}
         overall = bar.add_task("units", total=len(units))
         shown: dict[str, Any] = {}
         results: dict[Unit, dict[str, Any]] = {}
@@ -115,9 +116,27 @@ def _run(units: list[Unit], options: Options) -> dict[Unit, dict[str, Any]]:
     return results
 
 
-def _worker(unit: Unit, options: Options, queue: Any) -> dict[str, Any]:
+_progress: Queue[tuple[str, str, int, int]]
+"""Of a worker, to the study."""
+
+
+def _start_worker(queue: Queue[tuple[str, str, int, int]]) -> None:
+    global _progress
+    _progress = queue
+    queue.cancel_join_thread()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(unit: Unit, options: Options) -> dict[str, Any]:
     def report(stage: str, done: int, total: int) -> None:
-        queue.put((unit.name, stage, done, total))
+        _progress.put((unit.name, stage, done, total))
 
     return run_unit(unit, options.output, report, options.compiled)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,6 +217,29 @@ def test_a_small_study_from_end_to_end_goes_on_where_it_was(tmp_path: Path) -> N
     assert len(stamps) == 2 * 2 * 2 + 1  # figures and weights, but the oracle's figures alone, of one seed
     main(options)
     assert {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("cartpole-*")} == stamps
+
+
+def test_a_study_that_is_ended_takes_its_workers_along(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.refinement", "--tasks", "cartpole", "--output", str(tmp_path)]
+    with subprocess.Popen([*command, "--agents", "hold", "--seeds", "0", "1"], stderr=subprocess.DEVNULL) as study:
+        children = Path(f"/proc/{study.pid}/task/{study.pid}/children")
+        workers: list[str] = []
+        while len(workers) < 2 and study.poll() is None:
+            time.sleep(0.1)
+            workers = [p for p in children.read_text().split() if "spawn_main" in _command_line(p)]
+        study.terminate()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 60.0
+    while any("spawn_main" in _command_line(p) for p in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any("spawn_main" in _command_line(p) for p in workers)
+
+
+def _command_line(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def test_unknown_names_are_named(tmp_path: Path) -> None:

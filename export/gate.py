@@ -101,8 +101,13 @@ def _torch(agent: Agent, inputs: Arrays) -> Arrays:
     """Outputs of the agent by the graph's names, (N, ...), for inputs by the graph's names."""
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
     state = {n.removeprefix("state."): v for n, v in tensors.items() if n.startswith("state.")}
-    x, mask, action, fresh = (tensors[n] for n in ("observation", "mask", "previous_action", "fresh"))
-    belief = agent.infer(x, mask, action, state, tensors["refine"], fresh)
-    outputs = (agent.act(belief.z), belief.free_energy, belief.start.innovation, belief.start.verdict)
+    x, mask, previous, fresh = (tensors[n] for n in ("observation", "mask", "previous_action", "fresh"))
+    belief = agent.infer(x, mask, previous, state, tensors["refine"], fresh)
+    outputs = (
+        agent.act(belief.z, belief.state.get("phase")),
+        belief.free_energy,
+        belief.start.innovation,
+        belief.start.verdict,
+    )
     answer = dict(zip(OUTPUTS, outputs)) | {f"next.{n}": v for n, v in belief.state.items()}
     return {name: value.numpy() for name, value in answer.items()}

@@ -28,6 +28,7 @@ from training.agent.model import Prior
 
 OPSET = 18
 _MICROSOFT = "com.microsoft"
+_PRIOR = "prior_"  # begins the names of the prior's tensors
 _OPSETS = [helper.make_opsetid("", OPSET), helper.make_opsetid(_MICROSOFT, 1)]
 IR_VERSION = 9  # with opset 18, what onnxruntime 1.16 reads
 
@@ -43,34 +44,37 @@ class _Start(nn.Module):
 
 
 class _Step(nn.Module):
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, names: list[str]) -> None:
         super().__init__()
-        self.agent = agent
+        self.agent, self.names = agent, names
 
     def forward(self, z: Tensor, x: Tensor, k: Tensor, steps: Tensor, *start: Tensor) -> Tensor:
-        return self.agent.refine(z, x, _start(start), k, steps)
+        return self.agent.refine(z, x, _start(self.names, start), k, steps)
 
 
 class _Finish(nn.Module):
-    def __init__(self, agent: Agent, states: list[str]) -> None:
+    def __init__(self, agent: Agent, names: list[str], states: list[str]) -> None:
         super().__init__()
-        self.agent, self.states = agent, states
+        self.agent, self.names, self.states = agent, names, states
 
     def forward(self, z: Tensor, x: Tensor, *start: Tensor) -> tuple[Tensor, ...]:
-        carried, free_energy = self.agent.finish(_start(start), z, x)
-        return self.agent.act(carried["z"]), free_energy, *(carried[name] for name in self.states)
+        carried, free_energy = self.agent.finish(_start(self.names, start), z, x)
+        action = self.agent.act(carried["z"], carried.get("phase"))
+        return action, free_energy, *(carried[name] for name in self.states)
 
 
 def _flat(start: Start) -> dict[str, Tensor]:
     """The tensors of `start` by name, those of its prior included."""
     plain = {f.name: getattr(start, f.name) for f in fields(Start) if f.name != "prior"}
-    return plain | {f"prior_{f.name}": getattr(start.prior, f.name) for f in fields(Prior)}
+    tensors = plain | {f"{_PRIOR}{f.name}": getattr(start.prior, f.name) for f in fields(Prior)}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
-def _start(tensors: tuple[Tensor, ...]) -> Start:
+def _start(names: list[str], tensors: tuple[Tensor, ...]) -> Start:
     """The inverse of `_flat`."""
-    names = [f.name for f in fields(Start) if f.name != "prior"]
-    return Start(prior=Prior(*tensors[len(names) :]), **dict(zip(names, tensors)))
+    given = dict(zip(names, tensors, strict=True))
+    prior = {name.removeprefix(_PRIOR): given.pop(name) for name in names if name.startswith(_PRIOR)}
+    return Start(prior=Prior(**prior), **given)
 
 
 def _inverse(matrix: Any) -> Any:
@@ -187,14 +191,15 @@ def build_model(agent: Agent) -> onnx.ModelProto:
             inputs["observation"], inputs["mask"], inputs["previous_action"], carried, inputs["fresh"]
         )
     named = {"innovation": "innovation", "verdict": "verdict"}
-    begun = {named.get(name, f"start.{name}"): value for name, value in _flat(began).items()}
+    flat = _flat(began)
+    begun = {named.get(name, f"start.{name}"): value for name, value in flat.items()}
     refine = {"refine": torch.ones(1, dtype=torch.int64)}
     fixed = [*inputs, "refine", "loop.k", "free_energy", *(f"next.{name}" for name in states)]
     start, constants = _trace(_Start(agent, states), inputs, list(begun), "start/", {}, fixed)
     looked = {"observation": inputs["observation"]}
     counter = {"loop.k": torch.tensor(0)} | refine
     step, _ = _trace(
-        _Step(agent),
+        _Step(agent, list(flat)),
         {"loop.z": begun["start.z"]} | looked | counter | begun,
         ["loop.next_z"],
         "step/",
@@ -203,7 +208,12 @@ def build_model(agent: Agent) -> onnx.ModelProto:
     )
     outputs = ["action", "free_energy", *(f"next.{name}" for name in states)]
     finish, _ = _trace(
-        _Finish(agent, states), {"refined.z": begun["start.z"]} | looked | begun, outputs, "finish/", constants, fixed
+        _Finish(agent, list(flat), states),
+        {"refined.z": begun["start.z"]} | looked | begun,
+        outputs,
+        "finish/",
+        constants,
+        fixed,
     )
     varying, invariant = _split(step.node, {"loop.z", "loop.k"})
     body = helper.make_graph(

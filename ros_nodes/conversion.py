@@ -68,17 +68,29 @@ def _imu(readings: Readings, stamp: Time) -> Imu:
     message = Imu()
     message.header.stamp = stamp.to_msg()
     for observation, values in readings:
-        vector = getattr(message, observation.kind)
-        for axis, value in zip(observation.channels, values.tolist()):
+        kind, axes, numbers = observation.kind, observation.channels, values
+        if kind == "gravity":
+            kind, axes, numbers = "orientation", ("x", "y", "z", "w"), _tilt(values)
+        vector = getattr(message, kind)
+        for axis, value in zip(axes, numbers.tolist()):
             setattr(vector, axis, value)
     return message
 
 
+def _tilt(gravity: np.ndarray) -> np.ndarray:
+    """Orientation (x, y, z, w) without yaw of a body that sees gravity in the direction (3,)."""
+    x, y, z = -gravity
+    roll, pitch = 0.5 * np.arctan2(y, z), -0.5 * np.arctan2(x, np.hypot(y, z))
+    cr, sr, cp, sp = np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch)
+    return np.array([sr * cp, cr * sp, -sr * sp, cr * cp])
+
+
 def _twist(readings: Readings, stamp: Time) -> Twist:
     message = Twist()
-    values = readings[0][1].tolist()
-    message.linear.x, message.linear.y, message.linear.z = values[:3]
-    message.angular.x, message.angular.y, message.angular.z = values[3:]
+    parts = {"v": message.linear, "w": message.angular}
+    for observation, values in readings:
+        for channel, value in zip(observation.channels, values.tolist()):
+            setattr(parts[channel[0]], channel[1], value)
     return message
 
 

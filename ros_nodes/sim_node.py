@@ -23,9 +23,7 @@ from ros_nodes.conversion import MESSAGE_TYPES, sensor_message
 from ros_nodes.polling import PolledSubscription
 from ros_nodes.scheduling import declare_priority, quieten_memory, raise_priority
 from ros_nodes.spinning import Spinner, run
-from runtime.contract import Layout
-from runtime.errors import ContractError
-from runtime.faults import Fault, parse_fault
+from runtime.errors import GanglionError
 from runtime.loop import Pacer, sleep_until
 from runtime.messages import topics
 from sim.env import RobotEnv
@@ -50,14 +48,14 @@ class SimNode(Node):
         self.declare_parameter("seed", 0, seed)
         declare_priority(self, _PRIORITY)
         faults = ParameterDescriptor(
-            description="sensor faults: 'lost:TARGET' or 'dropout:TARGET=P'; may change at any time",
+            description="faults of sensors and body, e.g. 'lost:TARGET' or 'payload=3'; may change at any time",
             dynamic_typing=True,  # ROS gives an empty list the type of a byte array
         )
         self.declare_parameter("faults", Parameter("faults", Parameter.Type.STRING_ARRAY, []).value, faults)
         self.env = RobotEnv(str(self.get_parameter("task").value))
         task = self.env.task
-        self._layout = Layout(task.observations, task.action)
-        self._faults = self._parse(self.get_parameter("faults").value)
+        self._layout = self.env.layout
+        self._set_faults(self.get_parameter("faults").value)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._topics = topics(task.observations)
         sensors = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -77,19 +75,19 @@ class SimNode(Node):
         self._reset()
         self.get_logger().info(f"{task.name}: {task.summary}, {task.rate_hz:g} Hz, commands on {self._commands.topic}")
 
-    def _parse(self, texts: Any) -> list[Fault]:
+    def _set_faults(self, texts: Any) -> None:
         if isinstance(texts, str):
-            raise ContractError(f"faults is '{texts}', expected a list of texts, e.g. ['lost:joint_velocity']")
-        return [parse_fault(str(text), self._layout) for text in texts]
+            raise GanglionError(f"faults is '{texts}', expected a list of texts, e.g. ['lost:joint_velocity']")
+        self.env.set_faults(tuple(str(text) for text in texts))
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         values = {p.name: p.value for p in parameters}
         if "faults" in values:
             try:
-                self._faults = self._parse(values["faults"])
-            except ContractError as error:
+                self._set_faults(values["faults"])
+            except GanglionError as error:
                 return SetParametersResult(successful=False, reason=str(error))
-            self.get_logger().info(f"faults: {', '.join(f.name for f in self._faults) or 'none'}")
+            self.get_logger().info(f"faults: {', '.join(values['faults']) or 'none'}")
         return SetParametersResult(successful=True)
 
     def _metric_names(self) -> list[str]:
@@ -103,8 +101,7 @@ class SimNode(Node):
 
     def _reset(self) -> int:
         seed = int(self.get_parameter("seed").value)
-        self._observation, _ = self.env.reset(seed=seed)
-        self._fault_rng = np.random.default_rng(seed)
+        self.env.reset(seed=seed)
         self._commands.discard()
         self._command: np.ndarray | None = None
         self._terminated = False
@@ -126,7 +123,7 @@ class SimNode(Node):
     def _step(self) -> None:
         if self._command is None:
             return
-        self._observation, outcome = self.env.advance(self._command)
+        _, outcome = self.env.advance(self._command)
         for name, value in outcome.metrics.items():
             self._metric_publishers[name].publish(Float64(data=float(value)))
         if outcome.terminated and not self._terminated:
@@ -134,9 +131,7 @@ class SimNode(Node):
             self.get_logger().warning("the episode has failed; it goes on until ~/reset")
 
     def _publish(self) -> None:
-        values = self._observation.copy()
-        for fault in self._faults:
-            fault.apply(values, self._fault_rng)
+        values = self.env.sense()
         stamp = self.get_clock().now()
         for topic, (message_type, observations) in self._topics.items():
             readings = [(o, values[self._layout.slices[o.name]]) for o in observations]

@@ -37,8 +37,23 @@ def _axes(path: str, axes: str) -> Callable[[Any, Observation, Sample, int], Non
 
 
 def _twist(message: Any, observation: Observation, sample: Sample, stamp_ns: int) -> None:
-    v, w = message.linear, message.angular
-    sample.put(observation.name, np.array([v.x, v.y, v.z, w.x, w.y, w.z], dtype=np.float64), stamp_ns)
+    parts = {"v": message.linear, "w": message.angular}
+    values = np.array([getattr(parts[c[0]], c[1]) for c in observation.channels], dtype=np.float64)
+    sample.put(observation.name, values, stamp_ns)
+
+
+def _gravity(message: Any, observation: Observation, sample: Sample, stamp_ns: int) -> None:
+    q = message.orientation
+    sample.put(observation.name, gravity_direction(np.array([q.x, q.y, q.z, q.w], dtype=np.float64)), stamp_ns)
+
+
+def gravity_direction(quaternion: np.ndarray) -> np.ndarray:
+    """Direction of gravity (3,) in a body's frame, from its orientation (x, y, z, w); NaN if that has no length."""
+    length = np.linalg.norm(quaternion)
+    if not length > 0:
+        return np.full(3, np.nan)
+    x, y, z, w = quaternion / length
+    return np.array([2 * (w * y - x * z), -2 * (y * z + w * x), 2 * (x * x + y * y) - 1])
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,8 @@ KINDS: dict[str, Kind] = {
     "orientation": Kind("sensor_msgs/msg/Imu", ("x", "y", "z", "w"), _axes("orientation", "xyzw")),
     "angular_velocity": Kind("sensor_msgs/msg/Imu", ("x", "y", "z"), _axes("angular_velocity", "xyz")),
     "linear_acceleration": Kind("sensor_msgs/msg/Imu", ("x", "y", "z"), _axes("linear_acceleration", "xyz")),
+    "gravity": Kind("sensor_msgs/msg/Imu", ("x", "y", "z"), _gravity),
+    "planar_twist": Kind("geometry_msgs/msg/Twist", ("vx", "vy", "wz"), _twist),
     "twist": Kind("geometry_msgs/msg/Twist", ("vx", "vy", "vz", "wx", "wy", "wz"), _twist),
 }
 

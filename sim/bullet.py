@@ -1,25 +1,29 @@
-"""PyBullet, without the line that it prints on standard error whenever it is imported."""
+"""PyBullet, without what it prints when it is imported and when it merges links."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
-def _import_quietly() -> None:
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+@contextmanager
+def silenced(descriptor: int) -> Iterator[None]:
+    """Send what C code writes to `descriptor` (1 or 2) nowhere."""
+    (sys.stdout if descriptor == 1 else sys.stderr).flush()
+    kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
-        import pybullet  # noqa: F401
+        os.dup2(nowhere, descriptor)
+        yield
     finally:
-        os.dup2(kept, 2)
+        os.dup2(kept, descriptor)
         os.close(kept)
         os.close(nowhere)
 
 
-_import_quietly()
-import pybullet  # noqa: E402
+with silenced(2):
+    import pybullet
 import pybullet_data  # noqa: E402
 
-__all__ = ["pybullet", "pybullet_data"]
+__all__ = ["pybullet", "pybullet_data", "silenced"]

@@ -7,44 +7,90 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from runtime.contract import Layout
 from runtime.errors import GanglionError
 from runtime.limits import Limits
+from sim.faults import FaultSchedule, parse_any_fault
+from sim.randomisation import Draw, Pushes, Randomiser
+from sim.sensors import SensorSuite
 from sim.simulation import Simulation
 from sim.tasks import TASKS, Outcome, Task, task_class
 
 
 class RobotEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """Observations are noisy SI values (D,) in the contract's order; actions are normalised to [-1, 1] (A,).
+    """Observations are SI readings (D,) in the contract's order; actions are normalised to [-1, 1] (A,).
 
     `step` maps the action to a command exactly as the Controller does, limits included. A node or an evaluation that
     already has SI commands calls `advance` instead. One tick lasts 1 / rate_hz seconds.
     """
 
-    def __init__(self, task: str) -> None:
-        """Raises GanglionError for an unknown task."""
+    def __init__(self, task: str, randomisation: tuple[Draw, ...] = (), faults: tuple[str, ...] = ()) -> None:
+        """Every episode draws the parameters in `randomisation`; the others are nominal. `faults` strike in each.
+
+        Raises GanglionError for an unknown task or fault, or a randomisation that does not fit the robot.
+        """
         self.task: Task = task_class(task)()
-        self.sim = Simulation(self.task.robot, self.task.rate_hz, self.task.substeps)
+        self.sim: Simulation = Simulation(
+            self.task.robot, self.task.rate_hz, self.task.substeps, self.task.action.joints
+        )
         self.limits = Limits(self.task.action, self.task.rate_hz)
-        self._noise = np.array([s for group in self.task.noise for s in group])
+        self._period_s = 1 / self.task.rate_hz
+        self.suite: SensorSuite = SensorSuite(self.task.sensors, self._period_s)
+        self.pushes = Pushes()
+        self.randomiser = Randomiser(self, randomisation)
         self._previous = np.zeros(len(self.task.action.joints))
         self._joint_order = [self.task.robot.joint_names.index(j) for j in self.task.action.joints]
         self.executed = np.zeros_like(self._previous)
         """Normalised action (A,) of the last tick, after limits."""
         self._steps = 0
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, self._noise.shape, np.float64)
+        self.layout = Layout(self.task.observations, self.task.action)
+        size = self.layout.size
+        self.stamp_ns = np.zeros(size, dtype=np.int64)
+        """When each reading (D,) arrived, ns since the episode began."""
+        self._faults = FaultSchedule()
+        self.set_faults(faults)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, self._previous.shape, np.float32)
+
+    def set_faults(self, names: tuple[str, ...], start_s: float = 0.0) -> None:
+        """Faults of this and every coming episode, at `start_s` unless they say otherwise.
+
+        Raises GanglionError for one that is not known, and lists the known ones.
+        """
+        found = tuple(parse_any_fault(name, self.task.robot, self.layout, start_s) for name in names)
+        self._faults.end()
+        self._faults = FaultSchedule(found)
+        self._faults.reset(self.np_random.spawn(1)[0])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode; the same seed gives the same bytes, whatever came before."""
         super().reset(seed=seed)
+        self._faults.end()
+        self.randomiser.reset(self.np_random)
+        self.pushes.reset(self.np_random)
         self.task.reset(self.sim, self.np_random)
         self._steps = 0
         self._previous[:] = 0.0
         if self.task.action.kind == "position":
             self._previous[:] = self.sim.joint_states()[0][self._joint_order]
-        return self._observe(), {}
+        self._faults.reset(self.np_random.spawn(1)[0])
+        self._faults.strike(self, 0.0)
+        self.suite.reset(self.task.observe(self.sim), self.np_random)
+        return self.sense(), {}
+
+    @property
+    def time_s(self) -> float:
+        """Since the episode began."""
+        return self._steps * self._period_s
+
+    def sense(self) -> np.ndarray:
+        """What the sensors show (D,) in this tick; `stamp_ns` tells when it arrived."""
+        values = self.suite.values.copy()
+        self.stamp_ns[:] = np.rint(self.suite.received_s * 1e9)
+        self._faults.corrupt(values, self.stamp_ns, self.time_s)
+        return values
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One tick with a normalised action (A,). Raises GanglionError if it is not finite or of another size."""
@@ -62,14 +108,14 @@ class RobotEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         action = self.limits.normalised(limited, self._previous)
         self.executed = action
         self._previous = limited
-        self.sim.step(self.task.action.kind, self.task.action.joints, limited)
+        self._faults.strike(self, self.time_s)
+        self.randomiser.step(self.np_random)
+        self.pushes.step(self, self.time_s, self.np_random)
+        self.sim.step(self.task.action.kind, limited)
         self.task.advance(self.sim, self.np_random)
         self._steps += 1
-        return self._observe(), self.task.outcome(self.sim, action)
-
-    def _observe(self) -> np.ndarray:
-        clean = self.task.observe(self.sim)
-        return clean + self._noise * self.np_random.standard_normal(clean.shape)
+        self.suite.advance(self.task.observe(self.sim), self.np_random)
+        return self.sense(), self.task.outcome(self.sim, action)
 
     def close(self) -> None:
         """Disconnect from PyBullet."""

@@ -35,8 +35,8 @@ def episode(
 ) -> Iterator[EpisodeTick]:
     """Ticks of `controller`, reset at the start, in `env` until the task ends the episode.
 
-    `columns` (D,) int64 picks the contract's channels from the task's observation. All readings arrive at the tick,
-    unless `disturb` says otherwise. While the controller waits, the robot stays where it is.
+    `columns` (D,) int64 picks the contract's channels from the task's observation. Readings arrive when the task's
+    sensors say, unless `disturb` changes that. While the controller waits, the robot stays where it is.
     """
     controller.reset()
     sample = Sample(controller.contract)
@@ -44,7 +44,7 @@ def episode(
     observation, _ = env.reset(seed=seed)
     for index in range(env.task.episode_steps):
         now_ns = index * period_ns
-        sample.put_flat(observation[columns], now_ns)
+        sample.values[:], sample.stamp_ns[:] = observation[columns], env.stamp_ns[columns]
         if disturb is not None:
             disturb(sample, index)
         command = controller.tick(sample, now_ns)

@@ -12,8 +12,6 @@ from runtime.bundle import Bundle
 from runtime.contract import Contract, Layout
 from runtime.controller import Controller, Status
 from runtime.errors import ContractError, GanglionError
-from runtime.faults import Fault, parse_fault
-from runtime.sample import Sample
 from sim.env import RobotEnv
 from sim.episode import episode
 from sim.tasks import Task, task_class
@@ -21,7 +19,7 @@ from sim.tasks import Task, task_class
 NOMINAL = "nominal"
 """The name of no fault."""
 FAULT_START = 10
-"""Faults begin at this tick of an episode, when the pose has been seen."""
+"""Faults that do not say when begin at this tick of an episode, when the pose has been seen."""
 _LAST_TICKS = 50  # metrics are means over the end of an episode
 _RESAMPLES = 2000
 
@@ -57,20 +55,22 @@ def evaluate(
     contract = bundle.contract
     name = task or contract.provenance.task
     columns = match_task(contract, task_class(name))
-    parsed = {f: None if f == NOMINAL else parse_fault(f, contract.layout) for f in faults}
     steps = list(refine) or [contract.refinement.default_steps]
     controllers = {k: Controller(bundle, k) for k in steps}
     env = RobotEnv(name)
     results: list[dict[str, Any]] = []
     try:
+        for fault in faults:  # all are understood, or none is tried
+            _strike(env, fault)
         for k in steps:
-            for fault_name, fault in parsed.items():
+            for fault in faults:
+                _strike(env, fault)
                 runs = []
                 for i in range(episodes):
-                    runs.append(_episode(controllers[k], env, columns, fault, seed + i))
+                    runs.append(_episode(controllers[k], env, columns, seed + i))
                     if progress is not None:
-                        progress(len(results) * episodes + i + 1, len(steps) * len(parsed) * episodes)
-                results.append({"refine": k, "fault": fault_name, **_summary(runs, seed)})
+                        progress(len(results) * episodes + i + 1, len(steps) * len(faults) * episodes)
+                results.append({"refine": k, "fault": fault, **_summary(runs, seed)})
     finally:
         env.close()
     return {"task": name, "results": results}
@@ -101,14 +101,12 @@ def match_task(contract: Contract, task: type[Task]) -> np.ndarray:
     return np.array([offered.index(c) for c in contract.layout.channels], dtype=np.int64)
 
 
-def _episode(controller: Controller, env: RobotEnv, columns: np.ndarray, fault: Fault | None, seed: int) -> _Episode:
-    rng = np.random.default_rng(seed)
+def _strike(env: RobotEnv, fault: str) -> None:
+    env.set_faults(() if fault == NOMINAL else (fault,), FAULT_START / env.task.rate_hz)
 
-    def disturb(sample: Sample, tick: int) -> None:
-        if fault is not None and tick >= FAULT_START:
-            fault.apply(sample.values, rng)
 
-    ticks = list(episode(controller, env, seed, columns, disturb))
+def _episode(controller: Controller, env: RobotEnv, columns: np.ndarray, seed: int) -> _Episode:
+    ticks = list(episode(controller, env, seed, columns))
     outcomes = [t.outcome for t in ticks]
     return _Episode(
         total=sum(o.reward for o in outcomes),

@@ -2,15 +2,17 @@
 
 PyBullet never releases the GIL, so simulations run in processes, several in each. The parent writes actions into the
 block and wakes the workers; they write what came of it. Environment i is seeded by (seed, i) alone, so the number of
-workers does not change any result.
+workers does not change any result. A worker that dies is replaced, and its environments begin new episodes.
 """
 
 from __future__ import annotations
 
 import itertools
 import multiprocessing
+import warnings
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
@@ -20,8 +22,11 @@ from gymnasium.vector import AutoresetMode
 
 from runtime.errors import GanglionError
 from sim.env import RobotEnv
+from sim.randomisation import Draw
 
 _RESET, _STEP, _CLOSE = b"r", b"s", b"c"
+_MOST_DEATHS = 3  # of workers in a row, before it is no accident
+_LOST = (EOFError, BrokenPipeError, ConnectionResetError)
 
 
 @dataclass(frozen=True)
@@ -48,26 +53,38 @@ class _Fields:
             ("observation", "d", self.observation_size),
             ("final_observation", "d", self.observation_size),
             ("reward", "d", 0),
+            ("difficulty", "d", 0),
+            ("seed", "L", 0),
             ("terminated", "b", 0),
             ("truncated", "b", 0),
             ("success", "b", 0),
         )
 
 
-def _worker(
-    pipe: Connection, task: str, fields: _Fields, block: dict[str, Any], indices: range, seeds: list[int]
-) -> None:
-    """Serve reset and step for the environments `indices` until told to close or the parent is gone."""
-    data = fields.view(block)
-    envs = [RobotEnv(task) for _ in indices]
+@dataclass(frozen=True)
+class _Job:
+    """What a worker simulates."""
+
+    task: str
+    randomisation: tuple[Draw, ...]
+    fields: _Fields
+    block: dict[str, Any]
+    indices: range
+
+
+def _worker(pipe: Connection, job: _Job) -> None:
+    """Serve reset and step for the environments of the job until told to close or the parent is gone."""
+    data = job.fields.view(job.block)
+    envs = [RobotEnv(job.task, job.randomisation) for _ in job.indices]
     try:
         while True:
             order = pipe.recv_bytes()
             if order == _CLOSE:
                 return
-            for i, env, seed in zip(indices, envs, seeds):
+            for i, env in zip(job.indices, envs):
                 if order == _RESET:
-                    data["observation"][i] = env.reset(seed=seed)[0]
+                    env.randomiser.difficulty = float(data["difficulty"][i])
+                    data["observation"][i] = env.reset(seed=int(data["seed"][i]))[0]
                 else:
                     _step(env, i, data)
             pipe.send_bytes(order)
@@ -85,8 +102,47 @@ def _step(env: RobotEnv, i: int, data: dict[str, np.ndarray]) -> None:
     data["success"][i] = info["success"]
     if terminated or truncated:
         data["final_observation"][i] = observation
+        env.randomiser.difficulty = float(data["difficulty"][i])
         observation = env.reset()[0]
     data["observation"][i] = observation
+
+
+class _Worker:
+    """One process and the pipe to it."""
+
+    def __init__(self, job: _Job) -> None:
+        self.job = job
+        self.start()
+
+    def start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(target=_worker, args=(theirs, self.job), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def order(self, order: bytes) -> bool:
+        """False if the worker has died."""
+        try:
+            self.pipe.send_bytes(order)
+        except _LOST:
+            return False
+        return True
+
+    def done(self) -> bool:
+        """Wait for the end of the order; false if the worker has died."""
+        try:
+            self.pipe.recv_bytes()
+        except _LOST:
+            return False
+        return True
+
+    def close(self) -> None:
+        self.order(_CLOSE)
+        self.process.join(timeout=5)
+        if self.process.is_alive():
+            self.process.kill()
+        self.pipe.close()
 
 
 class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -95,41 +151,52 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Where an episode ends, `observation` is the first of the next one and `info["final_obs"]` (N, D) holds the last of
     the old one. `info["executed"]` (N, A) is the normalised action after limits, `info["success"]` (N,) the task's
     verdict. The returned arrays are views that the next `step` overwrites.
+
+    The environments of a worker that dies are truncated and begin anew, with a RuntimeWarning; `deaths` counts them.
     """
 
-    def __init__(self, task: str, num_envs: int, workers: int = 2, seed: int = 0) -> None:
-        """Raises GanglionError for an unknown task or fewer environments than workers."""
+    def __init__(
+        self, task: str, num_envs: int, workers: int = 2, seed: int = 0, randomisation: tuple[Draw, ...] = ()
+    ) -> None:
+        """Raises GanglionError for an unknown task, a table that does not fit, or fewer environments than workers."""
         if not 1 <= workers <= num_envs:
             raise GanglionError(f"got {workers} workers for {num_envs} environments; give each worker at least one")
-        example = RobotEnv(task)
+        example = RobotEnv(task, randomisation)
         self.num_envs = num_envs
         self.single_observation_space = example.observation_space
         self.single_action_space = example.action_space
         self.observation_space = gymnasium.vector.utils.batch_space(example.observation_space, num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(example.action_space, num_envs)
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        fields = _Fields(num_envs, len(example.reset()[0]), len(example.executed))
+        self.deaths = 0
+        """Workers that had to be replaced."""
+        fields = _Fields(num_envs, example.layout.size, len(example.executed))
         example.close()
         block = fields.allocate()
         self._data = fields.view(block)
-        seeds = [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(num_envs)]
-        context = multiprocessing.get_context("spawn")
+        self._data["difficulty"][:] = 1.0
+        self._seed_all(seed)
         bounds = np.linspace(0, num_envs, workers + 1).astype(int)
-        self._pipes: list[Connection] = []
-        self._workers = []
-        for low, high in itertools.pairwise(bounds):
-            ours, theirs = context.Pipe()
-            arguments = (theirs, task, fields, block, range(low, high), seeds[low:high])
-            process = context.Process(target=_worker, args=arguments, daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._workers.append(process)
+        self._workers = [
+            _Worker(_Job(task, randomisation, fields, block, range(a, b))) for a, b in itertools.pairwise(bounds)
+        ]
+
+    def _seed_all(self, seed: int) -> None:
+        self._seeds = np.random.SeedSequence(seed).spawn(self.num_envs)
+        self._data["seed"][:] = [s.generate_state(1)[0] for s in self._seeds]
+
+    def set_difficulty(self, difficulty: float) -> None:
+        """How far from nominal the worlds of coming episodes are drawn: 0 is nominal, 1 the whole table."""
+        self._data["difficulty"][:] = difficulty
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode in every environment, from the seed given at construction."""
+        """Start an episode in every environment, from the seed given here or at construction."""
+        if isinstance(seed, int):
+            self._seed_all(seed)
+        elif seed is not None:
+            self._data["seed"][:] = [own if s is None else s for s, own in zip(seed, self._data["seed"], strict=True)]
         self._order(_RESET)
         return self._data["observation"], {}
 
@@ -146,23 +213,40 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return data["observation"], data["reward"], data["terminated"] != 0, data["truncated"] != 0, info
 
     def _order(self, order: bytes) -> None:
-        try:
-            for pipe in self._pipes:
-                pipe.send_bytes(order)
-            for pipe in self._pipes:
-                pipe.recv_bytes()
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            codes = [p.exitcode for p in self._workers]
-            raise GanglionError(f"a simulation worker died (exit codes {codes}); its own message is above") from error
+        sent = [worker.order(order) for worker in self._workers]
+        done = [ok and worker.done() for ok, worker in zip(sent, self._workers, strict=True)]
+        for worker, ok in zip(self._workers, done, strict=True):
+            if not ok:
+                self._replace(worker)
+
+    def _replace(self, worker: _Worker) -> None:
+        """Start `worker` again; its environments are cut off and begin new episodes."""
+        where = slice(worker.job.indices.start, worker.job.indices.stop)
+        for _ in range(_MOST_DEATHS):
+            worker.process.join(timeout=5)
+            code = worker.process.exitcode
+            self.deaths += 1
+            warnings.warn(
+                f"a simulation worker died (exit code {code}) and is replaced; environments {where.start} to "
+                f"{where.stop - 1} begin new episodes",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+            data = self._data
+            data["final_observation"][where] = data["observation"][where]
+            data["seed"][where] = [s.spawn(1)[0].generate_state(1)[0] for s in self._seeds[where]]
+            worker.pipe.close()
+            worker.start()
+            if worker.order(_RESET) and worker.done():
+                data["reward"][where] = data["executed"][where] = data["terminated"][where] = data["success"][where] = 0
+                data["truncated"][where] = 1
+                return
+        raise GanglionError(
+            f"a simulation worker died {_MOST_DEATHS} times in a row (last exit code {code}); "
+            "its own message is above, memory is the usual cause: take fewer environments"
+        )
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the workers."""
-        for pipe in self._pipes:
-            try:
-                pipe.send_bytes(_CLOSE)
-            except (BrokenPipeError, OSError):
-                continue
-        for process in self._workers:
-            process.join(timeout=5)
-            if process.is_alive():
-                process.kill()
+        for worker in self._workers:
+            worker.close()

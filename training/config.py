@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from runtime.contract import Layout, Node
-from sim.tasks import task_class
+from sim.robots.a1 import A1, FOOT_RADIUS, HIP_OFFSET, HIPS, LEGS, STANCE_HEIGHT, THIGH
+from sim.tasks import Task, task_class
 from training.agent.config import AgentConfig
+from training.agent.gait import TrotConfig
 from training.augment import Augmentation
 from training.kinematics import joint_kinematics
 
@@ -65,8 +67,36 @@ class TrainConfig:
 
 _PRESETS = {
     "cartpole": TrainConfig(task="cartpole", steps=200_000, gamma=0.99, agent=AgentConfig(hidden=48)),
+    "a1_walk": TrainConfig(
+        task="a1_walk",
+        steps=5_000_000,
+        horizon=64,
+        gamma=0.99,
+        model_epochs=1,
+        refine=(0, 1, 1, 2),
+        augmentation=Augmentation(burst_share=0.0, permanent_share=0.0),
+        agent=AgentConfig(hidden=128, initial_log_std=-1.0),
+    ),
     "kuka_reach": TrainConfig(task="kuka_reach", steps=1_500_000, horizon=128, model_epochs=1),
 }
+
+
+def trot(task: type[Task], layout: Layout) -> TrotConfig:
+    """Trot of the Unitree A1 in a task that observes a command."""
+    command = layout.slices["command"]
+    return TrotConfig(
+        hips=tuple(HIPS[leg] for leg in LEGS),
+        offsets=tuple(HIP_OFFSET * (1 if leg.endswith("L") else -1) for leg in LEGS),
+        link=THIGH,
+        height=STANCE_HEIGHT - FOOT_RADIUS,
+        phases=(0.0, 0.5, 0.5, 0.0),
+        period_s=1 / task.rate_hz,
+        command=tuple(range(command.start, command.stop)),
+        command_mean=tuple(layout.mean[command].tolist()),
+        command_scale=tuple(layout.scale[command].tolist()),
+        joint_offset=task.action.offset,
+        joint_scale=task.action.scale,
+    )
 
 
 def preset(task: str) -> TrainConfig:
@@ -81,5 +111,6 @@ def preset(task: str) -> TrainConfig:
     tied = tuple(range(layout.size))
     config = _PRESETS.get(task, TrainConfig(task=task))
     kinematics = joint_kinematics(layout, tied, 1 / known.rate_hz)
-    agent = replace(config.agent, nodes=(Node("state", len(tied)),), tied=tied, kinematics=kinematics)
+    gait = trot(known, layout) if known.robot is A1 else None
+    agent = replace(config.agent, nodes=(Node("state", len(tied)),), tied=tied, kinematics=kinematics, gait=gait)
     return replace(config, agent=agent)

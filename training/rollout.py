@@ -45,6 +45,8 @@ class Rollout:
     done: Tensor
     last_value: Tensor
     """(N,)."""
+    phase: Tensor | None = None
+    """Of the gait (T, N, 1), where there is one."""
 
 
 class Collector:
@@ -54,7 +56,7 @@ class Collector:
         """`steps` already trained make the draws of a resumed run new ones."""
         task = task_class(config.task)
         self.config, self.agent = config, agent
-        self.env = VectorEnv(config.task, config.num_envs, config.workers, config.seed + steps)
+        self.env = VectorEnv(config.task, config.num_envs, config.workers, config.seed + steps, task.randomisation)
         self._rng = np.random.default_rng([config.seed, steps, 1])
         self._dropout = SensorDropout(task.observations, config.num_envs, self._rng, config.augmentation)
         n = config.num_envs
@@ -78,6 +80,7 @@ class Collector:
         c, agent = self.config, self.agent
         steps = torch.as_tensor(self._rng.choice(c.refine, c.num_envs))
         starts: list[State] = []
+        phases: list[Tensor | None] = []
         rows: dict[str, list[Tensor]] = {
             k: []
             for k in ("x", "mask", "previous_action", "first", "z", "action", "log_prob", "value", "reward", "done")
@@ -87,11 +90,13 @@ class Collector:
                 starts.append(self._state)
             mask = torch.as_tensor(self._dropout.step())
             belief = agent.infer(self._x, mask, self._previous, self._state, steps)
-            distribution = agent.distribution(belief.z)
+            phase = belief.state.get("phase")
+            distribution = agent.distribution(belief.z, phase)
             action = distribution.sample()
             if not torch.isfinite(action).all():
                 raise GanglionError("training diverged: the policy's action is not finite; resume with smaller steps")
-            value = agent.value(belief.z, self._x)
+            value = agent.value(belief.z, self._x, phase)
+            phases.append(phase)
             rows["x"].append(self._x)
             rows["mask"].append(mask)
             rows["previous_action"].append(self._previous)
@@ -119,9 +124,12 @@ class Collector:
             rows["done"].append(self._first)
         mask = torch.as_tensor(self._dropout.step())
         belief = agent.infer(self._x, mask, self._previous, self._state, steps)
-        last_value = agent.value(belief.z, self._x)
+        last_value = agent.value(belief.z, self._x, belief.state.get("phase"))
         stacked = {name: torch.stack(values) for name, values in rows.items()}
-        return Rollout(starts=starts, steps=steps, last_value=last_value, **stacked)
+        known = [p for p in phases if p is not None]
+        return Rollout(
+            phase=torch.stack(known) if known else None, starts=starts, steps=steps, last_value=last_value, **stacked
+        )
 
     def _bootstrap(self, cut: np.ndarray, final: np.ndarray, state: State, executed: Tensor, steps: Tensor) -> Tensor:
         """Discounted value of the final state where a time limit cut the episode, zero elsewhere; (N,)."""
@@ -130,7 +138,7 @@ class Collector:
         before = {name: value[where] for name, value in state.items()}
         belief = self.agent.infer(x, torch.ones_like(x), executed[where], before, steps[where])
         result = torch.zeros(len(cut))
-        result[where] = self.config.gamma * self.agent.value(belief.z, x)
+        result[where] = self.config.gamma * self.agent.value(belief.z, x, belief.state.get("phase"))
         return result
 
     def _record_episodes(self, reward: np.ndarray, done: np.ndarray, success: np.ndarray) -> None:

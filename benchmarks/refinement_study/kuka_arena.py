@@ -25,7 +25,7 @@ from sim.robots.kuka import KUKA
 from sim.tasks.kuka_reach import KukaReach
 
 LAYOUT = Layout(KukaReach.observations, KukaReach.action)
-NOISE = np.array([s for group in KukaReach.noise for s in group])
+NOISE = np.concatenate([s.noise for s in KukaReach.sensors])
 """Standard deviation (D,) of every channel, SI; the target is exact."""
 _TIED = ("joint_position", "joint_velocity", "target")
 TIED = tuple(np.concatenate([LAYOUT.channel_indices(o) for o in _TIED]).tolist())

@@ -1,4 +1,4 @@
-"""What a robot is: a URDF and its actuated or sensed joints."""
+"""What a robot is: a URDF, its actuated or sensed joints, and the drives behind them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,44 @@ class Joint:
 
 
 @dataclass(frozen=True)
+class PDDrive:
+    """Motors that turn a position command into effort themselves, several times a control period.
+
+    effort = stiffness (command - position) - damping velocity, within what a DC motor can give at its speed.
+    """
+
+    stiffness: float
+    """N·m/rad."""
+    damping: float
+    """N·m·s/rad."""
+    no_load_speed: float
+    """rad/s at which nothing is left of the effort that speeds the joint up."""
+
+
+@dataclass(frozen=True)
 class Robot:
     """A robot from pybullet_data."""
 
     name: str
     urdf: str
     fixed_base: bool
+    """Bolted to the world; otherwise it stands on a plane."""
     joints: tuple[Joint, ...]
+    drive: PDDrive | None = None
+    """None for PyBullet's own: an ideal servo for positions and velocities, and effort as commanded."""
+    height: float = 0.0
+    """Of the base at the start, m; only of a robot that is not bolted."""
+    feet: tuple[str, ...] = ()
+    """Links whose contact with the ground is sensed."""
+    payload_link: str = ""
+    """Link that carries a payload; the base if empty."""
 
     @property
     def joint_names(self) -> tuple[str, ...]:
         """Names in the order of `joints`."""
         return tuple(j.name for j in self.joints)
+
+    @property
+    def home(self) -> tuple[float, ...]:
+        """Default pose, in the order of `joints`."""
+        return tuple(j.home for j in self.joints)

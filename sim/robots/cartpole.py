@@ -10,4 +10,5 @@ CARTPOLE = Robot(
         Joint("slider_to_cart", low=-15.0, high=15.0, max_velocity=5.0, max_effort=10.0),
         Joint("cart_to_pole", low=-3.1416, high=3.1416, max_velocity=20.0, max_effort=0.0),
     ),
+    payload_link="pole",
 )

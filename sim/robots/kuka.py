@@ -5,6 +5,7 @@ from sim.robots.base import Joint, Robot
 _LIMITS = (2.967, 2.094, 2.967, 2.094, 2.967, 2.094, 3.054)
 _HOME = (0.0, 0.4, 0.0, -1.3, 0.0, 1.0, 0.0)
 
+END_EFFECTOR = "lbr_iiwa_link_7"
 KUKA = Robot(
     name="kuka_iiwa",
     urdf="kuka_iiwa/model.urdf",
@@ -13,5 +14,5 @@ KUKA = Robot(
         Joint(f"lbr_iiwa_joint_{i + 1}", low=-limit, high=limit, max_velocity=1.5, max_effort=300.0, home=home)
         for i, (limit, home) in enumerate(zip(_LIMITS, _HOME))
     ),
+    payload_link=END_EFFECTOR,
 )
-END_EFFECTOR = "lbr_iiwa_link_7"

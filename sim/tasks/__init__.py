@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from runtime.errors import GanglionError
+from sim.tasks.a1_walk import A1Walk
 from sim.tasks.base import Outcome, Task
 from sim.tasks.cartpole import CartPole
 from sim.tasks.kuka_reach import KukaReach
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (CartPole, KukaReach)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (CartPole, KukaReach, A1Walk)}
 """Every task by its name."""
 
 __all__ = ["TASKS", "Outcome", "Task", "task_class"]

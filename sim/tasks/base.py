@@ -9,7 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from runtime.contract import Action, Observation
+from sim.randomisation import Draw
 from sim.robots.base import Robot
+from sim.sensors import Sensor
 from sim.simulation import Simulation
 
 
@@ -33,10 +35,15 @@ class Task(ABC):
     rate_hz: ClassVar[float] = 100.0
     substeps: ClassVar[int]
     episode_steps: ClassVar[int]
-    observations: ClassVar[tuple[Observation, ...]]
+    sensors: ClassVar[tuple[Sensor, ...]]
     action: ClassVar[Action]
-    noise: ClassVar[tuple[tuple[float, ...], ...]]
-    """Standard deviation of each channel in SI units, per observation."""
+    randomisation: ClassVar[tuple[Draw, ...]] = ()
+    """What differs from episode to episode while training."""
+    observations: ClassVar[tuple[Observation, ...]]
+    """What the sensors observe."""
+
+    def __init_subclass__(cls) -> None:
+        cls.observations = tuple(s.observation for s in cls.sensors)
 
     @abstractmethod
     def reset(self, sim: Simulation, rng: np.random.Generator) -> None:
@@ -46,9 +53,9 @@ class Task(ABC):
     def advance(self, sim: Simulation, rng: np.random.Generator) -> None:
         """Move the targets by one control period, after the physics."""
 
-    @abstractmethod
     def observe(self, sim: Simulation) -> np.ndarray:
-        """Noise-free SI values (D,) of every channel, in the order of `observations`."""
+        """SI values (D,) of every channel without errors, in the order of `observations`."""
+        return np.concatenate([s.read(sim, self) for s in self.sensors])
 
     @abstractmethod
     def outcome(self, sim: Simulation, action: np.ndarray) -> Outcome:

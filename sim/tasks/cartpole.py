@@ -6,6 +6,7 @@ import numpy as np
 
 from runtime.contract import Action, Observation
 from sim.robots.cartpole import CARTPOLE
+from sim.sensors import Sensor, joint_positions, joint_velocities
 from sim.simulation import Simulation
 from sim.tasks.base import Outcome, Task
 
@@ -22,21 +23,29 @@ class CartPole(Task):
     robot = CARTPOLE
     substeps = 2
     episode_steps = 500
-    observations = (
-        Observation(
-            name="joint_position", kind="joint_position", topic="joint_states", channels=_CHANNELS, unit="m, rad",
-            mean=(0.0, 0.0), scale=(1.0, 0.2), low=(-15.0, -3.2), high=(15.0, 3.2), max_age_s=0.05, min_valid=1,
+    sensors = (
+        Sensor(
+            Observation(
+                name="joint_position", kind="joint_position", topic="joint_states", channels=_CHANNELS, unit="m, rad",
+                mean=(0.0, 0.0), scale=(1.0, 0.2), low=(-15.0, -3.2), high=(15.0, 3.2), max_age_s=0.05, min_valid=1,
+            ),
+            joint_positions,
+            noise=(0.002, 0.002),
         ),
-        Observation(
-            name="joint_velocity", kind="joint_velocity", topic="joint_states", channels=_CHANNELS, unit="m/s, rad/s",
-            mean=(0.0, 0.0), scale=(1.0, 1.0), low=(-20.0, -40.0), high=(20.0, 40.0), max_age_s=0.05, min_valid=0,
+        Sensor(
+            Observation(
+                name="joint_velocity", kind="joint_velocity", topic="joint_states", channels=_CHANNELS,
+                unit="m/s, rad/s", mean=(0.0, 0.0), scale=(1.0, 1.0), low=(-20.0, -40.0), high=(20.0, 40.0),
+                max_age_s=0.05, min_valid=0,
+            ),
+            joint_velocities,
+            noise=(0.02, 0.02),
         ),
     )  # fmt: skip
     action = Action(
         kind="effort", mode="absolute", topic="command", joints=("slider_to_cart",), unit="N", scale=(_MAX_FORCE,),
         offset=(0.0,), low=(-_MAX_FORCE,), high=(_MAX_FORCE,), max_rate=(2000.0,), safe="zero",
     )  # fmt: skip
-    noise = ((0.002, 0.002), (0.02, 0.02))
 
     def reset(self, sim: Simulation, rng: np.random.Generator) -> None:
         position = np.array([rng.uniform(-0.5, 0.5), rng.uniform(-0.2, 0.2)])
@@ -45,9 +54,6 @@ class CartPole(Task):
 
     def advance(self, sim: Simulation, rng: np.random.Generator) -> None:
         """Nothing moves but the robot."""
-
-    def observe(self, sim: Simulation) -> np.ndarray:
-        return np.concatenate(sim.joint_states())
 
     def outcome(self, sim: Simulation, action: np.ndarray) -> Outcome:
         (position, angle), _ = sim.joint_states()

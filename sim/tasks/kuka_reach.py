@@ -8,6 +8,7 @@ import numpy as np
 
 from runtime.contract import Action, Observation
 from sim.robots.kuka import END_EFFECTOR, KUKA
+from sim.sensors import Sensor, joint_positions, joint_velocities
 from sim.simulation import Simulation
 from sim.tasks.base import Outcome, Task
 
@@ -20,7 +21,7 @@ _SUCCESS_M = 0.02
 _LOW, _HIGH = tuple(j.low for j in KUKA.joints), tuple(j.high for j in KUKA.joints)
 _RATE = tuple(j.max_velocity for j in KUKA.joints)
 _STEP = tuple(r / 100.0 for r in _RATE)
-_HOME = np.array([j.home for j in KUKA.joints])
+_HOME = np.array(KUKA.home)
 
 
 class KukaReach(Task):
@@ -34,31 +35,46 @@ class KukaReach(Task):
     robot = KUKA
     substeps = 2
     episode_steps = 400
-    observations = (
-        Observation(
-            name="joint_position", kind="joint_position", topic="joint_states", channels=KUKA.joint_names, unit="rad",
-            mean=tuple(j.home for j in KUKA.joints), scale=(0.5,) * 7, low=tuple(v - 0.1 for v in _LOW),
-            high=tuple(v + 0.1 for v in _HIGH), max_age_s=0.05, min_valid=3,
+    sensors = (
+        Sensor(
+            Observation(
+                name="joint_position", kind="joint_position", topic="joint_states", channels=KUKA.joint_names,
+                unit="rad", mean=KUKA.home, scale=(0.5,) * 7, low=tuple(v - 0.1 for v in _LOW),
+                high=tuple(v + 0.1 for v in _HIGH), max_age_s=0.05, min_valid=3,
+            ),
+            joint_positions,
+            noise=(0.002,) * 7,
         ),
-        Observation(
-            name="joint_velocity", kind="joint_velocity", topic="joint_states", channels=KUKA.joint_names,
-            unit="rad/s", mean=(0.0,) * 7, scale=(0.5,) * 7, low=(-20.0,) * 7, high=(20.0,) * 7, max_age_s=0.05,
-            min_valid=0,
+        Sensor(
+            Observation(
+                name="joint_velocity", kind="joint_velocity", topic="joint_states", channels=KUKA.joint_names,
+                unit="rad/s", mean=(0.0,) * 7, scale=(0.5,) * 7, low=(-20.0,) * 7, high=(20.0,) * 7, max_age_s=0.05,
+                min_valid=0,
+            ),
+            joint_velocities,
+            noise=(0.01,) * 7,
         ),
-        Observation(
-            name="end_effector", kind="point", topic="end_effector", channels=_AXES, unit="m", mean=tuple(_CENTRE),
-            scale=(0.2, 0.2, 0.2), low=(-2.0, -2.0, -1.0), high=(2.0, 2.0, 2.0), max_age_s=0.05, min_valid=0,
+        Sensor(
+            Observation(
+                name="end_effector", kind="point", topic="end_effector", channels=_AXES, unit="m", mean=tuple(_CENTRE),
+                scale=(0.2, 0.2, 0.2), low=(-2.0, -2.0, -1.0), high=(2.0, 2.0, 2.0), max_age_s=0.05, min_valid=0,
+            ),
+            lambda sim, task: sim.link_position(END_EFFECTOR),
+            noise=(0.002,) * 3,
         ),
-        Observation(
-            name="target", kind="point", topic="target", channels=_AXES, unit="m", mean=tuple(_CENTRE),
-            scale=(0.2, 0.2, 0.2), low=(-2.0, -2.0, -1.0), high=(2.0, 2.0, 2.0), max_age_s=0.25, min_valid=3,
+        Sensor(
+            Observation(
+                name="target", kind="point", topic="target", channels=_AXES, unit="m", mean=tuple(_CENTRE),
+                scale=(0.2, 0.2, 0.2), low=(-2.0, -2.0, -1.0), high=(2.0, 2.0, 2.0), max_age_s=0.25, min_valid=3,
+            ),
+            lambda sim, task: task.target,
+            noise=(0.0,) * 3,
         ),
     )  # fmt: skip
     action = Action(
         kind="position", mode="increment", topic="command", joints=KUKA.joint_names, unit="rad", scale=_STEP,
         offset=(0.0,) * 7, low=_LOW, high=_HIGH, max_rate=_RATE, safe="hold",
     )  # fmt: skip
-    noise = ((0.002,) * 7, (0.01,) * 7, (0.002,) * 3, (0.0,) * 3)
 
     def __init__(self) -> None:
         self.target = _CENTRE.copy()
@@ -85,9 +101,6 @@ class KukaReach(Task):
         outside = np.abs(moved - _CENTRE) > _HALF
         self._drift = np.where(outside, -self._drift, self._drift)
         self.target = np.where(outside, self.target, moved)
-
-    def observe(self, sim: Simulation) -> np.ndarray:
-        return np.concatenate((*sim.joint_states(), sim.link_position(END_EFFECTOR), self.target))
 
     def outcome(self, sim: Simulation, action: np.ndarray) -> Outcome:
         error = float(np.linalg.norm(sim.link_position(END_EFFECTOR) - self.target))

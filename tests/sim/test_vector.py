@@ -10,13 +10,15 @@ import pytest
 
 from runtime.errors import GanglionError
 from sim.env import RobotEnv
+from sim.randomisation import Draw
+from sim.tasks import TASKS
 from sim.vector import VectorEnv
 
 N, TICKS = 5, 60
 
 
 def rollout(task: str, workers: int) -> dict[str, np.ndarray]:
-    env = VectorEnv(task, N, workers, seed=7)
+    env = VectorEnv(task, N, workers, seed=7, randomisation=TASKS[task].randomisation)
     rng = np.random.default_rng(0)
     rows: dict[str, list[np.ndarray]] = {"observation": [env.reset()[0].copy()], "reward": [], "done": [], "final": []}
     for _ in range(TICKS):
@@ -30,7 +32,7 @@ def rollout(task: str, workers: int) -> dict[str, np.ndarray]:
     return {k: np.stack(v) for k, v in rows.items()}
 
 
-@pytest.mark.parametrize("task", ["cartpole", "kuka_reach"])
+@pytest.mark.parametrize("task", sorted(TASKS))
 def test_same_bytes_whatever_the_number_of_workers(task: str) -> None:
     one, three = rollout(task, 1), rollout(task, 3)
     assert all(np.array_equal(one[k], three[k]) for k in one)
@@ -56,15 +58,86 @@ def test_same_as_single_environments_with_correct_final_observations() -> None:
         env.close()
 
 
-def test_a_dead_worker_is_one_clear_error() -> None:
-    env = VectorEnv("cartpole", 2, 2)
-    env.reset()
-    pid = env._workers[0].pid
+def kill(env: VectorEnv, worker: int) -> None:
+    pid = env._workers[worker].process.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(GanglionError, match="worker died"):
+
+
+def test_a_dead_worker_is_replaced_and_reported() -> None:
+    env, alone = VectorEnv("cartpole", 4, 2, seed=3), VectorEnv("cartpole", 4, 1, seed=3)
+    actions = np.zeros((4, 1), np.float32)
+    last = env.reset()[0].copy()
+    alone.reset()
+    kill(env, 0)
+    with pytest.warns(RuntimeWarning, match=r"worker died \(exit code -9\) and is replaced; environments 0 to 1 begin"):
+        observation, reward, terminated, truncated, info = env.step(actions)
+    expected, expected_reward, *_ = alone.step(actions)
+    assert truncated.tolist() == [True, True, False, False]
+    assert not terminated.any()
+    np.testing.assert_array_equal(info["final_obs"][:2], last[:2])
+    np.testing.assert_array_equal(reward, [0, 0, *expected_reward[2:]])
+    np.testing.assert_array_equal(observation[2:], expected[2:])
+    assert not np.array_equal(observation[:2], last[:2])
+    assert env.deaths == 1
+    observation, _, _, truncated, _ = env.step(actions)
+    assert not truncated.any()
+    assert np.isfinite(observation).all()
+    for e in (env, alone):
+        e.close()
+
+
+def test_a_worker_that_dies_again_and_again_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = VectorEnv("cartpole", 2, 1)
+    env.reset()
+
+    def start(self: object) -> None:
+        original(self)  # type: ignore[arg-type]
+        kill(env, 0)
+
+    original = type(env._workers[0]).start
+    monkeypatch.setattr(type(env._workers[0]), "start", start)
+    kill(env, 0)
+    with (
+        pytest.warns(RuntimeWarning),
+        pytest.raises(GanglionError, match=r"died 3 times in a row .*fewer environments"),
+    ):
         env.step(np.zeros((2, 1), np.float32))
+    monkeypatch.undo()
     env.close()
+
+
+def test_a_reset_may_seed_anew() -> None:
+    env, other = VectorEnv("cartpole", 3, 1, seed=1), VectorEnv("cartpole", 3, 2, seed=2)
+    first = env.reset()[0].copy()
+    assert not np.array_equal(first, other.reset()[0])
+    np.testing.assert_array_equal(other.reset(seed=1)[0], first)
+    np.testing.assert_array_equal(other.reset(seed=[None, 5, None])[0][[0, 2]], first[[0, 2]])
+    single = RobotEnv("cartpole")
+    np.testing.assert_array_equal(other.reset(seed=[None, 5, None])[0][1], single.reset(seed=5)[0])
+    for e in (env, other, single):
+        e.close()
+
+
+def test_worlds_differ_as_much_as_the_difficulty_allows() -> None:
+    table = (Draw("payload", 5.0, 5.0), Draw("motor_strength", 0.5, 0.5))
+    action = np.ones((2, 1), np.float32)
+
+    def after(difficulty: float, given: tuple[Draw, ...]) -> np.ndarray:
+        env = VectorEnv("cartpole", 2, 1, seed=4, randomisation=given)
+        env.set_difficulty(difficulty)
+        env.reset()
+        for _ in range(10):
+            observation = env.step(action)[0].copy()
+        env.close()
+        return observation
+
+    np.testing.assert_array_equal(
+        after(0.0, table), after(1.0, tuple(Draw(d.name, p, p) for d, p in zip(table, (0, 1))))
+    )
+    half = (Draw("payload", 2.5, 2.5), Draw("motor_strength", 0.75, 0.75))
+    np.testing.assert_array_equal(after(0.5, table), after(1.0, half))
+    assert not np.array_equal(after(0.5, table), after(1.0, table))
 
 
 @pytest.mark.parametrize(("count", "workers"), [(2, 3), (1, 0)])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.agent.config import AgentConfig
+from training.agent.gait import Trot
 from training.agent.inference import Prediction, make_method
 from training.agent.model import GenerativeModel, Prior
 from training.agent.networks import SkipMLP, mlp
@@ -44,7 +45,9 @@ class Start:
     verdict: Tensor
     """(B, D), see `training.agent.sensors`."""
     sensors: Tensor
-    """Sensor belief to carry on (B, 4, D)."""
+    """Sensor belief to carry on (B, 5, D)."""
+    phase: Tensor | None = None
+    """Of the gait (B, 1), where there is one."""
 
 
 @dataclass
@@ -90,13 +93,18 @@ class Agent(nn.Module):
         acting = self.model.slices[config.acting_node]
         self._predicts = config.acting_node in self.model.observed
         features = acting.stop - acting.start + self._predicts * (observation_size - len(config.tied))
+        self.gait = None if config.gait is None else Trot(config.gait)
+        rhythm = 0 if self.gait is None else 2
+        features += rhythm
         self.policy = mlp(features, config.hidden, action_size, last_gain=0.01)
-        self.critic = mlp(size + observation_size, config.hidden, 1)
-        self.log_std = nn.Parameter(torch.full((action_size,), -0.5))
+        self.critic = mlp(size + observation_size + rhythm, config.hidden, 1)
+        self.log_std = nn.Parameter(torch.full((action_size,), config.initial_log_std))
 
     def initial(self, batch: int = 1) -> State:
         """Carried state before the first tick."""
         one = self.method.initial(self.model) | {"sensors": self.sensors.initial()}
+        if self.gait is not None:
+            one["phase"] = torch.zeros(1, 1)
         return {name: value.to(self.log_std).repeat(batch, *[1] * (value.dim() - 1)) for name, value in one.items()}
 
     def restarted(self, state: State, first: Tensor) -> State:
@@ -121,7 +129,8 @@ class Agent(nn.Module):
         precision_x = mask * prediction.prior.log_precision_x.exp()
         gain = self.method.gain(self.model, prediction, precision_x)
         z = prediction.mean + self.encoder(features)
-        return Start(z, prediction.prior, precision_x, gain, mask, innovation, verdict, sensors), prediction
+        phase = None if self.gait is None else self.gait.advanced(state["phase"])
+        return Start(z, prediction.prior, precision_x, gain, mask, innovation, verdict, sensors, phase), prediction
 
     def refine(self, z: Tensor, x: Tensor, start: Start, k: Tensor, steps: Tensor) -> Tensor:
         """Step k () of `steps` (B,) in all, from z (B, Z)."""
@@ -141,8 +150,10 @@ class Agent(nn.Module):
         if rows > 1:
             best = best * rows + torch.arange(rows, device=z.device)
         guarded = candidates.reshape(-1, z.shape[-1]).index_select(0, best)
-        carried = self.method.carry(guarded, start.gain)
-        return carried | {"sensors": start.sensors}, energies.amin(0).flatten()
+        carried = self.method.carry(guarded, start.gain) | {"sensors": start.sensors}
+        if start.phase is not None:
+            carried["phase"] = start.phase
+        return carried, energies.amin(0).flatten()
 
     def infer(
         self, x: Tensor, mask: Tensor, action: Tensor, state: State, steps: Tensor, fresh: Tensor | None = None
@@ -156,19 +167,28 @@ class Agent(nn.Module):
         carried, free_energy = self.finish(start, z, x)
         return Belief(carried, free_energy, prediction, start)
 
-    def act(self, z: Tensor) -> Tensor:
-        """Mean of the normalised action (B, A), from the acting node and the channels that it explains."""
+    def act(self, z: Tensor, phase: Tensor | None = None) -> Tensor:
+        """Mean of the normalised action (B, A), from the acting node and the channels that it explains.
+
+        With a gait, its action at `phase` (B, 1), corrected.
+        """
         features = z[..., self.model.slices[self.config.acting_node]]
         if self._predicts:
             features = torch.cat((features, self.model.explain(z)), -1)
-        mean: Tensor = self.policy(features)
-        return mean
+        if self.gait is None:
+            mean: Tensor = self.policy(features)
+            return mean
+        assert phase is not None
+        corrected = self.policy(torch.cat((features, self.gait.rhythm(phase)), -1))
+        return self.gait(phase, z) + self.gait.residual * corrected
 
-    def value(self, z: Tensor, x: Tensor) -> Tensor:
+    def value(self, z: Tensor, x: Tensor, phase: Tensor | None = None) -> Tensor:
         """State value (B,); the critic is not deployed, so it also sees the unmasked observation x (B, D)."""
-        value: Tensor = self.critic(torch.cat((z, x), -1)).squeeze(-1)
+        rhythm = () if self.gait is None or phase is None else (self.gait.rhythm(phase),)
+        value: Tensor = self.critic(torch.cat((z, x, *rhythm), -1)).squeeze(-1)
         return value
 
-    def distribution(self, z: Tensor) -> torch.distributions.Normal:
-        """Gaussian policy at z (B, Z)."""
-        return torch.distributions.Normal(self.act(z), self.log_std.exp(), validate_args=False)
+    def distribution(self, z: Tensor, phase: Tensor | None = None) -> torch.distributions.Normal:
+        """Gaussian policy at z (B, Z), and phase (B, 1) of the gait."""
+        std = self.log_std.exp() if self.gait is None else self.gait.residual * self.log_std.exp()
+        return torch.distributions.Normal(self.act(z, phase), std, validate_args=False)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from runtime.contract import REFINEMENT_METHODS, Node
 from runtime.errors import GanglionError
+from training.agent.gait import TrotConfig
 
 SCHEDULES = ("constant", "chebyshev", "learned")
 
@@ -64,6 +65,10 @@ class AgentConfig:
     """Method of inference."""
     kinematics: tuple[Motion, ...] = ()
     """How tied channels change each other, which is not learned; see `training.kinematics`."""
+    initial_log_std: float = -0.5
+    """Logarithm of the policy's standard deviation at the start of training."""
+    gait: TrotConfig | None = None
+    """Pattern generator whose action the policy corrects."""
 
     def __post_init__(self) -> None:
         loose = sorted({c for m in self.kinematics for c in (m.position, m.rate)} - {*self.tied})

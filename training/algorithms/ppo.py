@@ -35,16 +35,18 @@ class PPO:
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         z, x, action = (t.flatten(0, 1) for t in (rollout.z, rollout.x, rollout.action))
         old_log_prob = rollout.log_prob.flatten()
+        phase = None if rollout.phase is None else rollout.phase.flatten(0, 1)
         with torch.no_grad():
-            old = self.agent.distribution(z)
+            old = self.agent.distribution(z, phase)
         logs: list[tuple[float, float, float]] = []
         for _ in range(c.epochs):
             for index in torch.randperm(len(z)).chunk(c.minibatches):
-                distribution = self.agent.distribution(z[index])
+                now = None if phase is None else phase[index]
+                distribution = self.agent.distribution(z[index], now)
                 log_prob = distribution.log_prob(action[index]).sum(-1)
                 ratio = (log_prob - old_log_prob[index]).exp()
                 policy_loss = -clipped_objective(ratio, advantage[index], c.clip).mean()
-                value_loss = (self.agent.value(z[index], x[index]) - target[index]).square().mean()
+                value_loss = (self.agent.value(z[index], x[index], now) - target[index]).square().mean()
                 entropy = distribution.entropy().sum(-1).mean()
                 with torch.no_grad():
                     before = torch.distributions.Normal(old.loc[index], old.scale[index])

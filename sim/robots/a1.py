@@ -1,0 +1,40 @@
+"""The Unitree A1 of pybullet_data: four legs of three joints, motors of 33.5 N·m that turn a command into effort."""
+
+from __future__ import annotations
+
+import math
+
+from sim.robots.base import Joint, PDDrive, Robot
+
+LEGS = ("FR", "FL", "RR", "RL")
+THIGH = SHANK = 0.2
+"""Length of both links of a leg, m."""
+HIP_OFFSET = 0.085
+"""From the axis of the hip to the plane of the leg, m, outwards."""
+HIPS = {"FR": (0.183, -0.047), "FL": (0.183, 0.047), "RR": (-0.183, -0.047), "RL": (-0.183, 0.047)}
+"""Where the axes of the hips cross the base's frame, x and y, m."""
+FOOT_RADIUS = 0.02
+STANCE_HEIGHT = 0.28
+"""Of the base's frame above the ground, m."""
+
+_BEND = math.acos((STANCE_HEIGHT - FOOT_RADIUS) / (THIGH + SHANK))
+_JOINTS = (
+    # name, low, high, largest speed rad/s, home
+    ("hip", -0.80, 0.80, 21.0, 0.0),
+    ("upper", -1.04, 4.18, 21.0, _BEND),
+    ("lower", -2.69, -0.92, 21.0, -2 * _BEND),
+)
+
+A1 = Robot(
+    name="unitree_a1",
+    urdf="a1/a1.urdf",
+    fixed_base=False,
+    joints=tuple(
+        Joint(f"{leg}_{name}_joint", low, high, max_velocity=speed, max_effort=33.5, home=home)
+        for leg in LEGS
+        for name, low, high, speed, home in _JOINTS
+    ),
+    drive=PDDrive(stiffness=80.0, damping=2.0, no_load_speed=21.0),
+    height=STANCE_HEIGHT + 0.005,
+    feet=tuple(f"{leg}_lower" for leg in LEGS),
+)

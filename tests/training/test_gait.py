@@ -1,0 +1,89 @@
+"""The trot against the robot that it is for, and against what a trot is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.contract import Layout
+from sim.robots.a1 import A1, FOOT_RADIUS, HIPS, LEGS, STANCE_HEIGHT
+from sim.simulation import Simulation
+from sim.tasks import TASKS
+from training.agent.gait import Trot
+from training.config import trot
+
+TASK = TASKS["a1_walk"]
+CONFIG = trot(TASK, Layout(TASK.observations, TASK.action))
+COMMAND = torch.tensor([[0.4, -0.2, 0.5]])
+
+
+@pytest.fixture
+def gait() -> Trot:
+    return Trot(CONFIG)
+
+
+def test_feet_of_the_simulated_robot_go_where_they_are_sent(gait: Trot) -> None:
+    """Inverse kinematics here, forward kinematics in PyBullet down to the knees, and the shanks by hand."""
+    sim = Simulation(A1, 100.0, 5)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        feet = torch.tensor(CONFIG.offsets)[None, :, None] * torch.tensor([0.0, 1.0, 0.0])
+        feet = feet + torch.tensor([0.0, 0.0, -0.26]) + torch.tensor(rng.uniform(-0.08, 0.08, (1, 4, 3))).float()
+        angles = gait.joints(feet)[0].double().numpy()
+        sim.reset(angles)
+        knees = np.array([sim.link_position(f"{leg}_lower") for leg in LEGS])
+        hip, thigh, knee = angles.reshape(4, 3).T
+        down = 0.2 * np.stack((-np.sin(thigh + knee), np.zeros(4), -np.cos(thigh + knee)), 1)
+        turned = np.stack((down[:, 0], -down[:, 2] * np.sin(hip), down[:, 2] * np.cos(hip)), 1)  # about x
+        reached = knees + turned - sim.base_state().position
+        wanted = feet[0].numpy() + np.array([(*HIPS[leg], 0.0) for leg in LEGS])
+        np.testing.assert_allclose(reached, wanted, atol=1e-3)
+    sim.close()
+
+
+def test_feet_on_the_ground_move_against_the_command(gait: Trot) -> None:
+    """While it carries, a foot moves at -(v + w x r), so that it does not slip."""
+    step = 1e-3
+    for phase in (0.05, 0.2, 0.5, 0.7):
+        now, later = (gait.feet(torch.tensor([[p]]), COMMAND)[0] for p in (phase, phase + step))
+        speed = (later - now) / (step / CONFIG.frequency_hz)
+        own = (phase + np.array(CONFIG.phases)) % 1.0
+        for leg in np.flatnonzero(own < CONFIG.duty - step):
+            x, y = CONFIG.hips[leg][0], CONFIG.hips[leg][1] + CONFIG.offsets[leg]
+            expected = (-(0.4 - 0.5 * y), -(-0.2 + 0.5 * x), 0.0)
+            np.testing.assert_allclose(speed[leg].numpy(), expected, atol=2e-3)
+            assert now[leg, 2] == pytest.approx(FOOT_RADIUS - STANCE_HEIGHT)
+
+
+def test_legs_swing_in_diagonal_pairs_and_are_lifted(gait: Trot) -> None:
+    phases = torch.linspace(0, 1, 201)[:, None]
+    heights = gait.feet(phases, COMMAND.expand(201, 3))[..., 2] + STANCE_HEIGHT - FOOT_RADIUS
+    torch.testing.assert_close(heights[:, 0], heights[:, 3])
+    torch.testing.assert_close(heights[:, 1], heights[:, 2])
+    assert heights.max() == pytest.approx(CONFIG.lift, rel=1e-3)
+    assert ((heights > 1e-6).float().mean(0) - (1 - CONFIG.duty)).abs().max() < 0.02
+    assert not ((heights[:, 0] > 1e-3) & (heights[:, 1] > 1e-3)).any(), "one pair always carries"
+
+
+def test_nothing_jumps_when_the_cycle_begins_anew(gait: Trot) -> None:
+    phases = (torch.arange(400) / 400)[:, None]
+    angles = gait.joints(gait.feet(phases, COMMAND.expand(400, 3)))
+    assert (angles - angles.roll(1, 0)).abs().max() < 0.05
+    assert gait.advanced(torch.tensor([[0.99]])).item() == pytest.approx(0.99 + 0.025 - 1.0)
+
+
+def test_actions_are_normalised_as_the_contract_says(gait: Trot) -> None:
+    layout = Layout(TASK.observations, TASK.action)
+    z = torch.zeros(1, layout.size)
+    z[:, layout.slices["command"]] = COMMAND / 0.5
+    phase = torch.tensor([[0.3]])
+    angles = gait(phase, z) * torch.tensor(TASK.action.scale) + torch.tensor(TASK.action.offset)
+    torch.testing.assert_close(angles, gait.joints(gait.feet(phase, COMMAND)))
+
+
+def test_a_foot_that_cannot_be_reached_stretches_the_leg(gait: Trot) -> None:
+    feet = torch.tensor([[[0.5, 0.0, -0.5]] * 4])
+    angles = gait.joints(feet)
+    assert torch.isfinite(angles).all()
+    assert (angles[:, 2::3].abs() < 0.1).all()

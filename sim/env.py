@@ -30,12 +30,11 @@ class RobotEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         Raises GanglionError for an unknown task or fault, or a randomisation that does not fit the robot.
         """
         self.task: Task = task_class(task)()
-        self.sim: Simulation = Simulation(
-            self.task.robot, self.task.rate_hz, self.task.substeps, self.task.action.joints
-        )
-        self.limits = Limits(self.task.action, self.task.rate_hz)
-        self._period_s = 1 / self.task.rate_hz
-        self.suite: SensorSuite = SensorSuite(self.task.sensors, self._period_s)
+        own = self.task
+        self.sim: Simulation = Simulation(own.robot, own.rate_hz, own.substeps, own.action.joints, own.boxes)
+        self.limits = Limits(own.action, own.rate_hz)
+        self._period_s = 1 / own.rate_hz
+        self.suite: SensorSuite = SensorSuite(own.sensors, self._period_s)
         self.pushes = Pushes()
         self.randomiser = Randomiser(self, randomisation)
         self._previous = np.zeros(len(self.task.action.joints))
@@ -57,7 +56,7 @@ class RobotEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
         Raises GanglionError for one that is not known, and lists the known ones.
         """
-        found = tuple(parse_any_fault(name, self.task.robot, self.layout, start_s) for name in names)
+        found = tuple(parse_any_fault(name, self.task, self.layout, start_s) for name in names)
         self._faults.end()
         self._faults = FaultSchedule(found)
         self._faults.reset(self.np_random.spawn(1)[0])

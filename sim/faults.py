@@ -18,10 +18,10 @@ from runtime.contract import Layout
 from runtime.errors import ContractError
 from runtime.faults import FORM, KINDS, Fault, RunningFault, Spec, parse_fault
 from sim.randomisation import PARAMETERS, check_value
-from sim.robots.base import Robot
 
 if TYPE_CHECKING:
     from sim.env import RobotEnv
+    from sim.tasks.base import Task
 
 BODY_KINDS = {
     "motor": "share of the motor's effort that is left, 0 to 2",
@@ -86,8 +86,8 @@ class FaultSchedule:
             fault.apply(values, stamp_ns, time_s)
 
 
-def parse_any_fault(text: str, robot: Robot, layout: Layout, start_s: float = 0.0) -> Fault | BodyFault:
-    """A fault of the sensors or of the body, which begins at `start_s` unless it says otherwise.
+def parse_any_fault(text: str, task: Task, layout: Layout, start_s: float = 0.0) -> Fault | BodyFault:
+    """A fault of the task's sensors or of its robot's body, which begins at `start_s` unless it says otherwise.
 
     Raises ContractError that states what is known.
     """
@@ -98,18 +98,18 @@ def parse_any_fault(text: str, robot: Robot, layout: Layout, start_s: float = 0.
         known = ", ".join((*KINDS, *BODY_KINDS, *PARAMETERS))
         raise ContractError(f"fault '{text}' is not understood; expected {FORM}, KIND one of {known}")
     names_a_joint = spec.kind in ("motor", "lock")
-    if names_a_joint and spec.target not in robot.joint_names:
+    if names_a_joint and spec.target not in task.action.joints:
         raise ContractError(
-            f"fault '{text}': '{spec.target}' is no joint; expected one of {', '.join(robot.joint_names)}"
+            f"fault '{text}': '{spec.target}' is no joint; expected one of {', '.join(task.action.joints)}"
         )
     if not names_a_joint and spec.target:
         raise ContractError(f"fault '{text}': '{spec.kind}' has no target; expected '{spec.kind}=VALUE'")
     if (spec.value is None) != (spec.kind == "lock"):
         raise ContractError(f"fault '{text}': expected {'no' if spec.kind == 'lock' else 'a'} value after =")
-    return BodyFault(spec, _change(spec, robot))
+    return BodyFault(spec, _change(spec, task))
 
 
-def _change(spec: Spec, robot: Robot) -> Change:
+def _change(spec: Spec, task: Task) -> Change:
     value, joint = spec.value or 0.0, spec.target
     if spec.kind == "lock":
         return lambda env, rng: _locked(env, joint)
@@ -118,10 +118,10 @@ def _change(spec: Spec, robot: Robot) -> Change:
         return lambda env, rng: _weakened(env, joint, value)
     if spec.kind == "shove":
         _check_range(spec, 0.0, 100.0)
-        if robot.fixed_base:
-            raise ContractError(f"fault '{spec.text}': {robot.name} is bolted to the world and cannot be pushed")
+        if task.robot.fixed_base:
+            raise ContractError(f"fault '{spec.text}': {task.robot.name} is bolted to the world and cannot be pushed")
         return lambda env, rng: _shoved(env, value, rng.uniform(0.0, 2 * np.pi))
-    check_value(spec.kind, value, robot)
+    check_value(spec.kind, value, task)
     return lambda env, rng: _changed(env, spec.kind, value)
 
 

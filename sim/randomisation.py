@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.errors import GanglionError
-from sim.robots.base import Robot
 
 if TYPE_CHECKING:
     from sim.env import RobotEnv
+    from sim.tasks.base import Task
 
 DISTRIBUTIONS = ("uniform", "log_uniform")
 PERIODS = ("episode", "step")
@@ -35,6 +35,8 @@ class Parameter:
     apply: Callable[[RobotEnv, float], None]
     floating: bool = False
     """Only of a robot that is not bolted to the world."""
+    grounded: bool = False
+    """Only of a world with a plane."""
 
 
 def _set_delay(env: RobotEnv, seconds: float) -> None:
@@ -63,7 +65,7 @@ def _set_push(env: RobotEnv, impulse: float) -> None:
 
 PARAMETERS: dict[str, Parameter] = {
     "friction": Parameter(
-        "friction of the ground", "1", 1.0, 0.02, 3.0, lambda env, v: env.sim.set_friction(v), floating=True
+        "friction of the ground", "1", 1.0, 0.02, 3.0, lambda env, v: env.sim.set_friction(v), grounded=True
     ),
     "payload": Parameter("added to the link that carries it", "kg", 0.0, 0.0, 50.0, lambda e, v: e.sim.set_payload(v)),
     "motor_strength": Parameter("share of the motors' effort", "1", 1.0, 0.0, 2.0, _set_strength),
@@ -83,11 +85,17 @@ def parameter(name: str) -> Parameter:
     return PARAMETERS[name]
 
 
-def check_value(name: str, value: float, robot: Robot) -> None:
-    """Raises GanglionError if `robot` has no such parameter, or the value makes no sense."""
+def applies(known: Parameter, task: Task | type[Task]) -> bool:
+    """Whether the world of `task` has such a parameter."""
+    bolted = task.robot.fixed_base
+    return not ((known.floating and bolted) or (known.grounded and bolted and not task.boxes))
+
+
+def check_value(name: str, value: float, task: Task) -> None:
+    """Raises GanglionError if the world of `task` has no such parameter, or the value makes no sense."""
     known = parameter(name)
-    if known.floating and robot.fixed_base:
-        raise GanglionError(f"'{name}' cannot be changed: {robot.name} is bolted to the world")
+    if not applies(known, task):
+        raise GanglionError(f"'{name}' cannot be changed: {task.robot.name} is bolted to the world")
     if not known.low <= value <= known.high:
         raise GanglionError(
             f"{name} is {value:g}, expected {known.low:g} to {known.high:g} {known.unit} ({known.what})"
@@ -162,7 +170,7 @@ class Randomiser:
     def __init__(self, env: RobotEnv, table: tuple[Draw, ...]) -> None:
         """Raises GanglionError if the robot lacks what a draw changes."""
         for draw in table:
-            check_value(draw.name, draw.low, env.task.robot)
+            check_value(draw.name, draw.low, env.task)
         self._env, self.table = env, table
         self.difficulty = 1.0
         """Of the coming episodes, 0 to 1."""
@@ -176,7 +184,7 @@ class Randomiser:
     def set(self, name: str, value: float) -> None:
         """Change one parameter. Raises GanglionError if the value makes no sense."""
         if value != self._applied[name]:
-            check_value(name, value, self._env.task.robot)
+            check_value(name, value, self._env.task)
             PARAMETERS[name].apply(self._env, value)
             self._applied[name] = value
 

@@ -21,26 +21,6 @@ Reader = Callable[[Simulation, Any], np.ndarray]
 """(simulation, task) to SI values (n,) without errors."""
 
 
-def joint_positions(sim: Simulation, task: object) -> np.ndarray:
-    """Of every joint of the robot (J,), rad or m."""
-    return sim.joint_states()[0]
-
-
-def joint_velocities(sim: Simulation, task: object) -> np.ndarray:
-    """Of every joint of the robot (J,), rad/s or m/s."""
-    return sim.joint_states()[1]
-
-
-def projected_gravity(sim: Simulation, task: object) -> np.ndarray:
-    """Direction of gravity in the base's frame (3,)."""
-    return -sim.base_state().rotation[2]
-
-
-def angular_velocity(sim: Simulation, task: object) -> np.ndarray:
-    """Of the base in its own frame (3,), rad/s."""
-    return sim.base_state().angular_velocity
-
-
 _HISTORY_TICKS = 64
 _TOLERANCE = 1e-9
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from sim.robots.base import Robot
 
 GRAVITY = 9.81
 _LOCK_EFFORT = 1e4  # N·m or N that hold a locked joint
+_OUT_OF_REACH_M = 10.0
 _TRUNK = -1  # PyBullet's index of the base
 
 
@@ -30,11 +32,29 @@ class BaseState(NamedTuple):
     """(3,), rad/s, in the base's frame."""
 
 
+@dataclass(frozen=True)
+class Box:
+    """A box that can be pushed about."""
+
+    name: str
+    half_extents: tuple[float, float, float]
+    """m."""
+    mass: float
+    """kg."""
+
+
 class Simulation:
     """Physics at `rate_hz * substeps` Hz. Every reset restores the same saved world, so runs are reproducible."""
 
-    def __init__(self, robot: Robot, rate_hz: float, substeps: int, joints: tuple[str, ...] = ()) -> None:
-        """Commands go to `joints`, all of the robot's if empty.
+    def __init__(
+        self,
+        robot: Robot,
+        rate_hz: float,
+        substeps: int,
+        joints: tuple[str, ...] = (),
+        boxes: tuple[Box, ...] = (),
+    ) -> None:
+        """Commands go to `joints`, all of the robot's if empty. `boxes` lie beside the robot, on a plane.
 
         Raises GanglionError if the URDF is missing or lacks a joint or a link of the robot.
         """
@@ -48,7 +68,14 @@ class Simulation:
         self._world: dict[str, Any] = {"physicsClientId": pybullet.connect(pybullet.DIRECT)}
         pybullet.setGravity(0, 0, -GRAVITY, **self._world)
         pybullet.setPhysicsEngineParameter(fixedTimeStep=self.step_s, deterministicOverlappingPairs=1, **self._world)
+        self.grounded = bool(boxes) or not robot.fixed_base
+        """Whether there is a plane."""
+        if self.grounded:
+            plane = pybullet.createCollisionShape(pybullet.GEOM_PLANE, **self._world)
+            self.ground = pybullet.createMultiBody(0, plane, **self._world)
+            pybullet.changeDynamics(self.ground, _TRUNK, lateralFriction=1.0, **self._world)
         self.body = self._load(path)
+        self._boxes = {box.name: self._add_box(box) for box in boxes}
         count = pybullet.getNumJoints(self.body, **self._world)
         infos = [pybullet.getJointInfo(self.body, i, **self._world) for i in range(count)]
         self._joint_index = {info[1].decode(): info[0] for info in infos}
@@ -74,15 +101,20 @@ class Simulation:
         # PyBullet tells where the base's centre of mass is; from there to the frame of the base
         _, _, _, place, turn, *_ = pybullet.getDynamicsInfo(self.body, _TRUNK, **self._world)
         self._to_frame = pybullet.invertTransform(place, turn)
+        self._part()
         self._start = pybullet.saveState(**self._world)
+
+    def _part(self) -> None:
+        """Move everything that is loose so far up that nothing touches."""
+        loose = [*self._boxes.values()] + ([] if self.robot.fixed_base else [self.body])
+        for i, body in enumerate(loose):
+            high = (0.0, 0.0, _OUT_OF_REACH_M * (i + 1))
+            pybullet.resetBasePositionAndOrientation(body, high, (0, 0, 0, 1), **self._world)
 
     def _load(self, path: Path) -> int:
         if self.robot.fixed_base:
             body: int = pybullet.loadURDF(str(path), useFixedBase=True, **self._world)
             return body
-        plane = pybullet.createCollisionShape(pybullet.GEOM_PLANE, **self._world)
-        self.ground = pybullet.createMultiBody(0, plane, **self._world)
-        pybullet.changeDynamics(self.ground, _TRUNK, lateralFriction=1.0, **self._world)
         flags = (
             pybullet.URDF_USE_INERTIA_FROM_FILE | pybullet.URDF_MERGE_FIXED_LINKS
             | pybullet.URDF_MAINTAIN_LINK_ORDER | pybullet.URDF_USE_SELF_COLLISION
@@ -94,6 +126,21 @@ class Simulation:
                 body, link, linearDamping=0, angularDamping=0, jointDamping=0, lateralFriction=1.0, **self._world
             )
         return body
+
+    def _add_box(self, box: Box) -> int:
+        shape = pybullet.createCollisionShape(pybullet.GEOM_BOX, halfExtents=box.half_extents, **self._world)
+        body: int = pybullet.createMultiBody(box.mass, shape, basePosition=(0, 0, box.half_extents[2]), **self._world)
+        pybullet.changeDynamics(body, _TRUNK, lateralFriction=1.0, **self._world)
+        return body
+
+    def place_box(self, name: str, position: np.ndarray, heading: float) -> None:
+        """Put a box at `position` (3,) m, turned by `heading` rad about the vertical, at rest."""
+        turn = pybullet.getQuaternionFromEuler((0.0, 0.0, heading))
+        pybullet.resetBasePositionAndOrientation(self._boxes[name], tuple(position), turn, **self._world)
+
+    def box_position(self, name: str) -> np.ndarray:
+        """Of a box's centre (3,), m."""
+        return np.array(pybullet.getBasePositionAndOrientation(self._boxes[name], **self._world)[0])
 
     def _require(self, what: str, wanted: tuple[str, ...], offered: dict[str, int], path: Path) -> None:
         missing = [name for name in wanted if name not in offered]
@@ -119,6 +166,8 @@ class Simulation:
         `heading` rad about the vertical. Nothing pushes it, and no joint is locked.
         """
         pybullet.restoreState(self._start, **self._world)
+        if self.grounded:  # a contact that outlives its episode would start the next one with its impulse
+            pybullet.performCollisionDetection(**self._world)
         self._joints = self._base = None
         self._release(sorted(self._locked))
         self._locked.clear()

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import math
 
+from sim.instruments import (
+    encoders,
+    foot_forces,
+    imu_angular_velocity,
+    imu_gravity,
+    imu_linear_acceleration,
+    joint_speeds,
+)
 from sim.robots.base import Joint, PDDrive, Robot
 
 LEGS = ("FR", "FL", "RR", "RL")
@@ -38,3 +46,11 @@ A1 = Robot(
     height=STANCE_HEIGHT + 0.005,
     feet=tuple(f"{leg}_lower" for leg in LEGS),
 )
+
+ENCODERS = (
+    encoders(A1.joints, scale=(0.3,) * 12, noise=0.01, quantum=0.001, margin=0.2, min_valid=6),
+    joint_speeds(A1.joints, scale=(4.0,) * 12, noise=0.3, largest=(50.0,) * 12),
+)
+IMU = (imu_gravity(noise=0.01), imu_angular_velocity(noise=0.05, bias=0.01, bias_walk=0.002))
+ACCELEROMETER = imu_linear_acceleration(noise=0.2, bias=0.05, bias_walk=0.01)
+FEET = foot_forces(A1.feet, noise=2.0, scale=50.0)

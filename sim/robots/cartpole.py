@@ -1,5 +1,6 @@
 """The cart-pole of pybullet_data: a cart on a rail, pushed by a force, with a passive pole."""
 
+from sim.instruments import encoders, joint_speeds
 from sim.robots.base import Joint, Robot
 
 CARTPOLE = Robot(
@@ -11,4 +12,9 @@ CARTPOLE = Robot(
         Joint("cart_to_pole", low=-3.1416, high=3.1416, max_velocity=20.0, max_effort=0.0),
     ),
     payload_link="pole",
+)
+
+SENSORS = (
+    encoders(CARTPOLE.joints, scale=(1.0, 0.2), noise=0.002, margin=0.0, min_valid=1, unit="m, rad"),
+    joint_speeds(CARTPOLE.joints, scale=(1.0, 1.0), noise=0.02, largest=(20.0, 40.0), unit="m/s, rad/s"),
 )

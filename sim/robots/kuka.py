@@ -1,5 +1,6 @@
 """The KUKA LBR iiwa of pybullet_data: seven joints, limits from its URDF, speeds from the data sheet's order."""
 
+from sim.instruments import encoders, joint_speeds
 from sim.robots.base import Joint, Robot
 
 _LIMITS = (2.967, 2.094, 2.967, 2.094, 2.967, 2.094, 3.054)
@@ -15,4 +16,9 @@ KUKA = Robot(
         for i, (limit, home) in enumerate(zip(_LIMITS, _HOME))
     ),
     payload_link=END_EFFECTOR,
+)
+
+SENSORS = (
+    encoders(KUKA.joints, scale=(0.5,) * 7, noise=0.002, min_valid=3),
+    joint_speeds(KUKA.joints, scale=(0.5,) * 7, noise=0.01, largest=(20.0,) * 7),
 )

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from runtime.errors import GanglionError
+from sim.tasks.a1_stand import A1Stand
 from sim.tasks.a1_walk import A1Walk
 from sim.tasks.base import Outcome, Task
 from sim.tasks.cartpole import CartPole
+from sim.tasks.cartpole_swingup import CartPoleSwingup
+from sim.tasks.husky_goto import HuskyGoto
 from sim.tasks.kuka_reach import KukaReach
+from sim.tasks.panda_push import PandaPush
+from sim.tasks.panda_reach import PandaReach
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (CartPole, KukaReach, A1Walk)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task
+    for task in (CartPole, CartPoleSwingup, KukaReach, PandaReach, PandaPush, A1Stand, A1Walk, HuskyGoto)
+}
 """Every task by its name."""
 
 __all__ = ["TASKS", "Outcome", "Task", "task_class"]

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from runtime.contract import Action, Observation
+from sim.instruments import planar_command
 from sim.randomisation import Draw
-from sim.robots.a1 import A1, STANCE_HEIGHT
-from sim.sensors import Sensor, angular_velocity, joint_positions, joint_velocities, projected_gravity
+from sim.robots.a1 import A1, ENCODERS, IMU, STANCE_HEIGHT
 from sim.simulation import Simulation
+from sim.tasks.a1_stand import FALLEN_HEIGHT, FALLEN_UP, joint_targets
 from sim.tasks.base import Outcome, Task
 
 _N = len(A1.joints)
 _HOME = np.array(A1.home)
 _MAX_SPEED, _MAX_YAW_RATE = 0.6, 0.6  # m/s, rad/s
 _SLEW = np.array((1.5, 1.5, 2.0))  # m/s², rad/s²: how fast the command changes
-_FALLEN_HEIGHT, _FALLEN_TILT = 0.16, np.cos(np.deg2rad(45.0))
 _COMMAND_TICKS = 500
 _CYCLE_TICKS = 40  # of a gait of 2.5 Hz
-_AXES = ("x", "y", "z")
 
 
 class A1Walk(Task):
@@ -32,58 +30,8 @@ class A1Walk(Task):
     robot = A1
     substeps = 5
     episode_steps = 1000
-    sensors = (
-        Sensor(
-            Observation(
-                name="joint_position", kind="joint_position", topic="joint_states", channels=A1.joint_names, unit="rad",
-                mean=A1.home, scale=(0.3,) * _N, low=tuple(j.low - 0.2 for j in A1.joints),
-                high=tuple(j.high + 0.2 for j in A1.joints), max_age_s=0.05, min_valid=6,
-            ),
-            joint_positions,
-            noise=(0.01,) * _N,
-            quantum=0.001,
-        ),
-        Sensor(
-            Observation(
-                name="joint_velocity", kind="joint_velocity", topic="joint_states", channels=A1.joint_names,
-                unit="rad/s", mean=(0.0,) * _N, scale=(4.0,) * _N, low=(-50.0,) * _N, high=(50.0,) * _N,
-                max_age_s=0.05, min_valid=0,
-            ),
-            joint_velocities,
-            noise=(0.3,) * _N,
-        ),
-        Sensor(
-            Observation(
-                name="gravity", kind="gravity", topic="imu", channels=_AXES, unit="1", mean=(0.0, 0.0, -1.0),
-                scale=(0.15, 0.15, 0.05), low=(-1.01,) * 3, high=(1.01,) * 3, max_age_s=0.05, min_valid=0,
-            ),
-            projected_gravity,
-            noise=(0.01,) * 3,
-            direction=True,
-        ),
-        Sensor(
-            Observation(
-                name="angular_velocity", kind="angular_velocity", topic="imu", channels=_AXES, unit="rad/s",
-                mean=(0.0,) * 3, scale=(1.0,) * 3, low=(-35.0,) * 3, high=(35.0,) * 3, max_age_s=0.05, min_valid=0,
-            ),
-            angular_velocity,
-            noise=(0.05,) * 3,
-            bias=0.01,
-            bias_walk=0.002,
-        ),
-        Sensor(
-            Observation(
-                name="command", kind="planar_twist", topic="cmd_vel", channels=("vx", "vy", "wz"), unit="m/s, rad/s",
-                mean=(0.0,) * 3, scale=(0.5,) * 3, low=(-2.0,) * 3, high=(2.0,) * 3, max_age_s=0.5, min_valid=3,
-            ),
-            lambda sim, task: task.command,
-        ),
-    )  # fmt: skip
-    action = Action(
-        kind="position", mode="absolute", topic="command", joints=A1.joint_names, unit="rad",
-        scale=(0.6, 1.0, 1.0) * 4, offset=A1.home, low=tuple(j.low for j in A1.joints),
-        high=tuple(j.high for j in A1.joints), max_rate=tuple(j.max_velocity for j in A1.joints), safe="hold",
-    )  # fmt: skip
+    sensors = (*ENCODERS, *IMU, planar_command(lambda sim, task: task.command, scale=0.5))  # type: ignore[attr-defined]
+    action = joint_targets((0.6, 1.0, 1.0))
     randomisation = (
         Draw("friction", 0.4, 1.2),
         Draw("payload", 0.0, 3.0),
@@ -132,7 +80,7 @@ class A1Walk(Task):
         error = planar - self.command
         cycle = (self._velocities - self._commands).mean(0)
         speed_error, yaw_error = float(np.hypot(*error[:2])), float(abs(error[2]))
-        fallen = bool(base.position[2] < _FALLEN_HEIGHT or up[2] < _FALLEN_TILT)
+        fallen = bool(base.position[2] < FALLEN_HEIGHT or up[2] < FALLEN_UP)
         roll_rate = base.angular_velocity[:2]
         reward = (
             0.6 * np.exp(-((speed_error / 0.25) ** 2))

@@ -12,7 +12,7 @@ from runtime.contract import Action, Observation
 from sim.randomisation import Draw
 from sim.robots.base import Robot
 from sim.sensors import Sensor
-from sim.simulation import Simulation
+from sim.simulation import Box, Simulation
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Task(ABC):
     rate_hz: ClassVar[float] = 100.0
     substeps: ClassVar[int]
     episode_steps: ClassVar[int]
+    boxes: ClassVar[tuple[Box, ...]] = ()
+    """Things beside the robot."""
     sensors: ClassVar[tuple[Sensor, ...]]
     action: ClassVar[Action]
     randomisation: ClassVar[tuple[Draw, ...]] = ()
@@ -43,7 +45,7 @@ class Task(ABC):
     """What the sensors observe."""
 
     def __init_subclass__(cls) -> None:
-        cls.observations = tuple(s.observation for s in cls.sensors)
+        cls.observations = tuple(s.observation for s in getattr(cls, "sensors", ()))
 
     @abstractmethod
     def reset(self, sim: Simulation, rng: np.random.Generator) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from runtime.contract import Action, Observation
-from sim.robots.cartpole import CARTPOLE
-from sim.sensors import Sensor, joint_positions, joint_velocities
+from runtime.contract import Action
+from sim.robots.cartpole import CARTPOLE, SENSORS
 from sim.simulation import Simulation
 from sim.tasks.base import Outcome, Task
 
-_CHANNELS = CARTPOLE.joint_names
 _MAX_FORCE = 10.0  # N
 _MAX_ANGLE, _MAX_POSITION = 0.4, 2.4  # rad, m
 
@@ -23,25 +21,7 @@ class CartPole(Task):
     robot = CARTPOLE
     substeps = 2
     episode_steps = 500
-    sensors = (
-        Sensor(
-            Observation(
-                name="joint_position", kind="joint_position", topic="joint_states", channels=_CHANNELS, unit="m, rad",
-                mean=(0.0, 0.0), scale=(1.0, 0.2), low=(-15.0, -3.2), high=(15.0, 3.2), max_age_s=0.05, min_valid=1,
-            ),
-            joint_positions,
-            noise=(0.002, 0.002),
-        ),
-        Sensor(
-            Observation(
-                name="joint_velocity", kind="joint_velocity", topic="joint_states", channels=_CHANNELS,
-                unit="m/s, rad/s", mean=(0.0, 0.0), scale=(1.0, 1.0), low=(-20.0, -40.0), high=(20.0, 40.0),
-                max_age_s=0.05, min_valid=0,
-            ),
-            joint_velocities,
-            noise=(0.02, 0.02),
-        ),
-    )  # fmt: skip
+    sensors = SENSORS
     action = Action(
         kind="effort", mode="absolute", topic="command", joints=("slider_to_cart",), unit="N", scale=(_MAX_FORCE,),
         offset=(0.0,), low=(-_MAX_FORCE,), high=(_MAX_FORCE,), max_rate=(2000.0,), safe="zero",
@@ -59,5 +39,5 @@ class CartPole(Task):
         (position, angle), _ = sim.joint_states()
         fell = abs(angle) > _MAX_ANGLE or abs(position) > _MAX_POSITION
         reward = 0.0 if fell else 1.0 - 0.2 * position**2 - 2.0 * angle**2 - 0.02 * float(action @ action)
-        metrics = {"angle_rad": abs(angle), "position_m": abs(position)}
+        metrics = {"angle_rad": abs(float(angle)), "position_m": abs(float(position))}
         return Outcome(reward, bool(fell), success=not fell, metrics=metrics)

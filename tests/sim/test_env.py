@@ -99,5 +99,5 @@ def test_bad_actions_are_refused(action: np.ndarray) -> None:
 
 
 def test_unknown_task() -> None:
-    with pytest.raises(GanglionError, match="no task 'juggle'; expected one of a1_walk, cartpole, kuka_reach"):
+    with pytest.raises(GanglionError, match="no task 'juggle'; expected one of a1_stand, a1_walk, cartpole"):
         RobotEnv("juggle")

@@ -9,7 +9,7 @@ from runtime.errors import ContractError, GanglionError
 from runtime.faults import KINDS
 from sim.env import RobotEnv
 from sim.faults import BODY_KINDS
-from sim.randomisation import PARAMETERS
+from sim.randomisation import PARAMETERS, applies
 from sim.tasks import TASKS, Task
 
 
@@ -19,10 +19,13 @@ def every_fault(task: type[Task]) -> list[str]:
     a, b = f"{first.name}.{first.channels[0]}", f"{second.name}.{second.channels[0]}"
     names = [f"{k}:{f'{a}+{b}' if k == 'swap' else a}{'=0.1' if kind.value else ''}" for k, kind in KINDS.items()]
     joint = task.action.joints[0]
+    known = {n: p for n, p in PARAMETERS.items() if applies(p, task)}
     names += [f"motor:{joint}=0.5", f"lock:{joint}"]
-    names += [f"{n}={(p.nominal + min(p.high, p.nominal + 1)) / 2:g}" for n, p in PARAMETERS.items() if not p.floating]
-    if not task.robot.fixed_base:
-        names += ["friction=0.5", "push=5", "shove=5"]
+    values = {
+        n: 0.5 if n == "friction" else p.nominal + 0.5 * min(1.0, p.high - p.nominal) for n, p in PARAMETERS.items()
+    }
+    names += [f"{n}={values[n]:g}" for n, p in known.items()]
+    names += [] if task.robot.fixed_base else ["shove=5"]
     return [f"{name}@0.02-0.04" for name in names]
 
 

@@ -1,0 +1,85 @@
+"""The Husky drives to a goal that its localisation tells, and stops there."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from runtime.contract import Action, Observation
+from sim.randomisation import Draw
+from sim.robots.husky import HUSKY, MAX_SPEED, SENSORS, WHEEL_RADIUS, WHEELS
+from sim.sensors import Sensor
+from sim.simulation import Simulation
+from sim.tasks.base import Outcome, Task
+
+_NEAREST, _FARTHEST = 0.5, 4.0  # m
+_SUCCESS_M = 0.15
+_MAX_WHEEL = MAX_SPEED / WHEEL_RADIUS  # rad/s
+_LAST_TICKS = 50
+
+
+def _goal_in_base(sim: Simulation, goal: np.ndarray) -> np.ndarray:
+    base = sim.base_state()
+    return (goal - base.position) @ base.rotation
+
+
+class HuskyGoto(Task):
+    """12 s to a goal at 0.5 to 4 m in any direction.
+
+    Solved if the mean distance to it over the last half second is under 15 cm.
+    """
+
+    name = "husky_goto"
+    summary = "drive to a goal and stop"
+    robot = HUSKY
+    substeps = 4
+    episode_steps = 1200
+    sensors = (
+        *SENSORS,
+        Sensor(
+            Observation(
+                name="goal", kind="point", topic="goal", channels=("x", "y", "z"), unit="m", mean=(0.0,) * 3,
+                scale=(2.0, 2.0, 0.2), low=(-20.0, -20.0, -5.0), high=(20.0, 20.0, 5.0), max_age_s=0.5, min_valid=3,
+            ),
+            lambda sim, task: _goal_in_base(sim, task.goal),
+            noise=(0.01,) * 3,
+            latency_s=0.02,
+        ),
+    )  # fmt: skip
+    action = Action(
+        kind="velocity", mode="absolute", topic="command", joints=WHEELS, unit="rad/s", scale=(_MAX_WHEEL,) * 4,
+        offset=(0.0,) * 4, low=(-_MAX_WHEEL,) * 4, high=(_MAX_WHEEL,) * 4, max_rate=(30.0,) * 4, safe="zero",
+    )  # fmt: skip
+    randomisation = (Draw("friction", 0.5, 1.2), Draw("payload", 0.0, 40.0), Draw("motor_strength", 0.7, 1.1))
+
+    def __init__(self) -> None:
+        self.goal = np.zeros(3)
+        """In the world (3,), m, on the ground."""
+        self._errors: deque[float] = deque(maxlen=_LAST_TICKS)
+        self._previous = np.zeros(4)
+
+    def reset(self, sim: Simulation, rng: np.random.Generator) -> None:
+        sim.reset(np.zeros(4), heading=rng.uniform(-np.pi, np.pi))
+        way, far = rng.uniform(-np.pi, np.pi), rng.uniform(_NEAREST, _FARTHEST)
+        self.goal = np.array((far * np.cos(way), far * np.sin(way), 0.0))
+        self._errors.clear()
+        self._previous[:] = 0.0
+
+    def advance(self, sim: Simulation, rng: np.random.Generator) -> None:
+        """Nothing moves but the robot."""
+
+    def outcome(self, sim: Simulation, action: np.ndarray) -> Outcome:
+        away = _goal_in_base(sim, self.goal)[:2]
+        error = float(np.hypot(*away))
+        self._errors.append(error)
+        speed = sim.base_state().velocity[:2]
+        closing = float(speed @ away) / max(error, 0.1)
+        change = action - self._previous
+        reward = (
+            0.5 * np.clip(closing, -1.0, 1.0) * (error > _SUCCESS_M) + np.exp(-((error / 0.2) ** 2)) - 0.1 * error
+            - 0.02 * float(change @ change)
+        )  # fmt: skip
+        self._previous = action.copy()
+        success = sum(self._errors) / len(self._errors) < _SUCCESS_M
+        return Outcome(float(reward), terminated=False, success=success, metrics={"distance_m": error})

@@ -69,10 +69,13 @@ class Tasks:
 
         rows: list[tuple[str, ...]] = []
         for name, task in sorted(TASKS.items()):
-            channels = ", ".join(f"{o.name} {len(o.channels)}" for o in task.observations)
-            action = f"{len(task.action.joints)} × {task.action.kind}"
-            rows.append((name, task.robot.name, task.summary, f"{task.rate_hz:g} Hz", channels, action))
-        _print_table((("task", "robot", "what", "rate", "observations", "action"), rows))
+            sensors = "\n".join(f"{o.name} {len(o.channels)} ({o.topic})" for o in task.observations)
+            action = f"{len(task.action.joints)} × {task.action.kind} ({task.action.topic})"
+            what = f"{task.summary}; {task.episode_steps / task.rate_hz:g} s"
+            drawn = ", ".join(d.name for d in task.randomisation)
+            rows.append((name, task.robot.name, what, f"{task.rate_hz:g} Hz", sensors, action, drawn))
+        _print_table((("task", "robot", "what", "rate", "sensors (topic)", "action (topic)", "randomised"), rows))
+        _print("Any environment of gymnasium with vectors in and out is a task too, e.g. gym:HalfCheetahBulletEnv-v0.")
 
 
 @dataclass(frozen=True)
@@ -200,9 +203,13 @@ class Eval:
     refine: Steps = ()
     """Numbers of refinement steps; the bundle's default if empty."""
     faults: Names = ("nominal",)
-    """Sensor faults: nominal, lost:TARGET or dropout:TARGET=P, e.g. lost:joint_velocity."""
+    """Faults of sensors and body: nominal, or e.g. lost:joint_velocity, bias:joint_1=0.1@2-4, payload=3."""
+    worlds: Names = ("nominal",)
+    """Worlds: nominal, randomised as in training, hard."""
     seed: int = 1_000_000
     """Seed of the first episode; training never uses seeds this high."""
+    workers: int = 1
+    """Processes that share the episodes."""
     json: JsonPath = None
     """Also write the result to this file."""
 
@@ -210,7 +217,7 @@ class Eval:
         from sim.evaluate import evaluate
 
         bundle = _load(self.file)
-        asked = (self.task, self.episodes, self.refine, self.faults, self.seed)
+        asked = (self.task, self.episodes, self.refine, self.faults, self.worlds, self.seed, self.workers)
         result = _with_progress("episodes", lambda progress: evaluate(bundle, *asked, progress))
         _finish(f"{self.file}: {result['task']}", evaluation_table(result), result, self.json)
 

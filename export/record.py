@@ -12,7 +12,7 @@ from runtime.contract import Observation
 from runtime.controller import Controller
 from runtime.inference import INPUTS, OUTPUTS, Inference
 from runtime.sample import Sample
-from sim.env import RobotEnv
+from sim.env import TaskEnv, make_env
 from sim.episode import Disturbance, episode
 from sim.tasks import task_class
 from training.augment import Augmentation, SensorDropout
@@ -50,7 +50,7 @@ def join(parts: Sequence[Recording]) -> Recording:
     return Recording(np.concatenate([p.tick for p in parts]), arrays)
 
 
-def record_episode(controller: Controller, env: RobotEnv, seed: int, disturb: Disturbance | None = None) -> Recording:
+def record_episode(controller: Controller, env: TaskEnv, seed: int, disturb: Disturbance | None = None) -> Recording:
     """One episode of `controller` in `env`."""
     inference = controller.inference
     controller.reset()
@@ -71,7 +71,7 @@ def _carried(inference: Inference) -> dict[str, np.ndarray]:
 def record_nominal(bundle: Bundle, task: str, seeds: Iterable[int], refine: int | None = None) -> Recording:
     """Episodes without faults at K = `refine`, the bundle's default if None."""
     controller = Controller(bundle, refine)
-    env = RobotEnv(task)
+    env = make_env(task)
     try:
         return join([record_episode(controller, env, seed) for seed in seeds])
     finally:
@@ -81,7 +81,7 @@ def record_nominal(bundle: Bundle, task: str, seeds: Iterable[int], refine: int 
 def record_faulty(bundle: Bundle, task: str, seed: int, refine: Sequence[int], ticks: int = 1000) -> Recording:
     """`ticks` ticks of episodes with failing sensors; every episode draws its K from `refine`."""
     controller = Controller(bundle)
-    env = RobotEnv(task)
+    env = make_env(task)
     rng = np.random.default_rng(seed + HELD_OUT)
     failing = FailingSensors(task_class(task).observations, controller.layout.scale, rng)
     parts: list[Recording] = []

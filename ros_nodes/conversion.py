@@ -19,6 +19,7 @@ MESSAGE_TYPES: dict[str, type] = {
     "geometry_msgs/msg/PointStamped": PointStamped,
     "sensor_msgs/msg/Imu": Imu,
     "geometry_msgs/msg/Twist": Twist,
+    "std_msgs/msg/Float64MultiArray": Float64MultiArray,
 }
 """Python class of every message type in `runtime.messages.KINDS`."""
 
@@ -94,11 +95,17 @@ def _twist(readings: Readings, stamp: Time) -> Twist:
     return message
 
 
+def _array(readings: Readings, stamp: Time) -> Float64MultiArray:
+    observation, values = readings[0]
+    return fill(named_vector(observation.channels), values)
+
+
 _BUILDERS: dict[str, Callable[[Readings, Time], Any]] = {
     "sensor_msgs/msg/JointState": _joint_state,
     "geometry_msgs/msg/PointStamped": _point,
     "sensor_msgs/msg/Imu": _imu,
     "geometry_msgs/msg/Twist": _twist,
+    "std_msgs/msg/Float64MultiArray": _array,
 }
 
 

@@ -26,7 +26,7 @@ from ros_nodes.spinning import Spinner, run
 from runtime.errors import GanglionError
 from runtime.loop import Pacer, sleep_until
 from runtime.messages import topics
-from sim.env import RobotEnv
+from sim.env import make_env
 from sim.tasks import TASKS
 
 _SPIN_MARGIN_NS = 1_000_000
@@ -52,7 +52,7 @@ class SimNode(Node):
             dynamic_typing=True,  # ROS gives an empty list the type of a byte array
         )
         self.declare_parameter("faults", Parameter("faults", Parameter.Type.STRING_ARRAY, []).value, faults)
-        self.env = RobotEnv(str(self.get_parameter("task").value))
+        self.env = make_env(str(self.get_parameter("task").value))
         task = self.env.task
         self._layout = self.env.layout
         self._set_faults(self.get_parameter("faults").value)
@@ -92,7 +92,7 @@ class SimNode(Node):
 
     def _metric_names(self) -> list[str]:
         self.env.reset(seed=0)
-        return list(self.env.task.outcome(self.env.sim, np.zeros(self._layout.joints)).metrics)
+        return list(self.env.advance(self.env.pose())[1].metrics)
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         seed = self._reset()

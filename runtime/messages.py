@@ -47,6 +47,11 @@ def _gravity(message: Any, observation: Observation, sample: Sample, stamp_ns: i
     sample.put(observation.name, gravity_direction(np.array([q.x, q.y, q.z, q.w], dtype=np.float64)), stamp_ns)
 
 
+def _array(message: Any, observation: Observation, sample: Sample, stamp_ns: int) -> None:
+    if len(message.data) == len(observation.channels):
+        sample.put(observation.name, np.array(message.data, dtype=np.float64), stamp_ns)
+
+
 def gravity_direction(quaternion: np.ndarray) -> np.ndarray:
     """Direction of gravity (3,) in a body's frame, from its orientation (x, y, z, w); NaN if that has no length."""
     length = np.linalg.norm(quaternion)
@@ -77,6 +82,7 @@ KINDS: dict[str, Kind] = {
     "linear_acceleration": Kind("sensor_msgs/msg/Imu", ("x", "y", "z"), _axes("linear_acceleration", "xyz")),
     "gravity": Kind("sensor_msgs/msg/Imu", ("x", "y", "z"), _gravity),
     "planar_twist": Kind("geometry_msgs/msg/Twist", ("vx", "vy", "wz"), _twist),
+    "array": Kind("std_msgs/msg/Float64MultiArray", None, _array),
     "twist": Kind("geometry_msgs/msg/Twist", ("vx", "vy", "vz", "wx", "wy", "wz"), _twist),
 }
 

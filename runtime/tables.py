@@ -19,15 +19,15 @@ def bench_table(result: dict[str, Any]) -> Table:
 
 def evaluation_table(result: dict[str, Any]) -> Table:
     """From `sim.evaluate.evaluate`; the task's own metrics make the last columns."""
-    known = ("refine", "fault", "episodes", "return_mean", "return_ci95", "success_rate", "active_rate")
+    known = ("refine", "world", "fault", "episodes", "return_mean", "return_ci95", "success_rate", "active_rate")
     metrics = [key for key in result["results"][0] if key not in known]
     rows = []
     for r in result["results"]:
         low, high = r["return_ci95"]
         total = f"{r['return_mean']:.2f} ({low:.2f} to {high:.2f})"
         rates = (f"{r['success_rate']:.1%}", f"{r['active_rate']:.1%}")
-        rows.append((str(r["refine"]), r["fault"], total, *rates, *(f"{r[m]:.4g}" for m in metrics)))
-    return ("K", "fault", "return (95 %)", "success", "acting", *metrics), rows
+        rows.append((str(r["refine"]), r["world"], r["fault"], total, *rates, *(f"{r[m]:.4g}" for m in metrics)))
+    return ("K", "world", "fault", "return (95 %)", "success", "acting", *metrics), rows
 
 
 def replay_table(result: dict[str, Any]) -> Table:

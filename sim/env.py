@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import gymnasium
@@ -9,57 +10,53 @@ import numpy as np
 
 from runtime.contract import Layout
 from runtime.errors import GanglionError
+from runtime.faults import Fault, parse_fault
 from runtime.limits import Limits
-from sim.faults import FaultSchedule, parse_any_fault
+from sim.faults import BodyFault, FaultSchedule, parse_any_fault
 from sim.randomisation import Draw, Pushes, Randomiser
 from sim.sensors import SensorSuite
 from sim.simulation import Simulation
-from sim.tasks import TASKS, Outcome, Task, task_class
+from sim.tasks import TASKS, Outcome, Task, TaskInfo, is_external, own_task
 
 
-class RobotEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray], ABC):
     """Observations are SI readings (D,) in the contract's order; actions are normalised to [-1, 1] (A,).
 
     `step` maps the action to a command exactly as the Controller does, limits included. A node or an evaluation that
     already has SI commands calls `advance` instead. One tick lasts 1 / rate_hz seconds.
     """
 
-    def __init__(self, task: str, randomisation: tuple[Draw, ...] = (), faults: tuple[str, ...] = ()) -> None:
-        """Every episode draws the parameters in `randomisation`; the others are nominal. `faults` strike in each.
-
-        Raises GanglionError for an unknown task or fault, or a randomisation that does not fit the robot.
-        """
-        self.task: Task = task_class(task)()
-        own = self.task
-        self.sim: Simulation = Simulation(own.robot, own.rate_hz, own.substeps, own.action.joints, own.boxes)
-        self.limits = Limits(own.action, own.rate_hz)
-        self._period_s = 1 / own.rate_hz
-        self.suite: SensorSuite = SensorSuite(own.sensors, self._period_s)
-        self.pushes = Pushes()
-        self.randomiser = Randomiser(self, randomisation)
-        self._previous = np.zeros(len(self.task.action.joints))
-        self._joint_order = [self.task.robot.joint_names.index(j) for j in self.task.action.joints]
-        self.executed = np.zeros_like(self._previous)
+    def __init__(self, task: TaskInfo) -> None:
+        self.task = task
+        self.limits = Limits(task.action, task.rate_hz)
+        self.layout = Layout(task.observations, task.action)
+        self._previous = np.zeros(self.layout.joints)
+        self.executed = np.zeros(self.layout.joints)
         """Normalised action (A,) of the last tick, after limits."""
-        self._steps = 0
-        self.layout = Layout(self.task.observations, self.task.action)
-        size = self.layout.size
-        self.stamp_ns = np.zeros(size, dtype=np.int64)
+        self.stamp_ns = np.zeros(self.layout.size, dtype=np.int64)
         """When each reading (D,) arrived, ns since the episode began."""
         self._faults = FaultSchedule()
-        self.set_faults(faults)
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float64)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, self._previous.shape, np.float32)
+        self._steps = 0
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.layout.size,), np.float64)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.layout.joints,), np.float32)
+
+    @property
+    def time_s(self) -> float:
+        """Since the episode began."""
+        return self._steps / self.task.rate_hz
 
     def set_faults(self, names: tuple[str, ...], start_s: float = 0.0) -> None:
         """Faults of this and every coming episode, at `start_s` unless they say otherwise.
 
         Raises GanglionError for one that is not known, and lists the known ones.
         """
-        found = tuple(parse_any_fault(name, self.task, self.layout, start_s) for name in names)
+        found = tuple(self._parse_fault(name, start_s) for name in names)
         self._faults.end()
         self._faults = FaultSchedule(found)
         self._faults.reset(self.np_random.spawn(1)[0])
+
+    def _parse_fault(self, name: str, start_s: float) -> Fault | BodyFault:
+        return parse_fault(name, self.layout, start_s)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -67,27 +64,16 @@ class RobotEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Start an episode; the same seed gives the same bytes, whatever came before."""
         super().reset(seed=seed)
         self._faults.end()
-        self.randomiser.reset(self.np_random)
-        self.pushes.reset(self.np_random)
-        self.task.reset(self.sim, self.np_random)
         self._steps = 0
-        self._previous[:] = 0.0
-        if self.task.action.kind == "position":
-            self._previous[:] = self.sim.joint_states()[0][self._joint_order]
+        self._begin(seed)
+        self._previous[:] = self.pose() if self.task.action.kind == "position" else 0.0
         self._faults.reset(self.np_random.spawn(1)[0])
-        self._faults.strike(self, 0.0)
-        self.suite.reset(self.task.observe(self.sim), self.np_random)
         return self.sense(), {}
-
-    @property
-    def time_s(self) -> float:
-        """Since the episode began."""
-        return self._steps * self._period_s
 
     def sense(self) -> np.ndarray:
         """What the sensors show (D,) in this tick; `stamp_ns` tells when it arrived."""
-        values = self.suite.values.copy()
-        self.stamp_ns[:] = np.rint(self.suite.received_s * 1e9)
+        values, received_s = self._read()
+        self.stamp_ns[:] = np.rint(received_s * 1e9)
         self._faults.corrupt(values, self.stamp_ns, self.time_s)
         return values
 
@@ -104,21 +90,98 @@ class RobotEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def advance(self, command: np.ndarray) -> tuple[np.ndarray, Outcome]:
         """One tick with an SI command (A,), limited as on the robot; returns the observation (D,) and the outcome."""
         limited = self.limits.limit(command, self._previous)
-        action = self.limits.normalised(limited, self._previous)
-        self.executed = action
+        self.executed = self.limits.normalised(limited, self._previous)
         self._previous = limited
+        outcome = self._move(limited)
+        return self.sense(), outcome
+
+    @abstractmethod
+    def set_randomisation(self, table: tuple[Draw, ...]) -> None:
+        """Parameters that every coming episode draws. Raises GanglionError for one that the world does not have."""
+
+    @abstractmethod
+    def set_difficulty(self, difficulty: float) -> None:
+        """How far from nominal the worlds of coming episodes are drawn, 0 to 1."""
+
+    @abstractmethod
+    def pose(self) -> np.ndarray:
+        """Where the commanded joints are (A,): what a robot holds before the first command."""
+
+    @abstractmethod
+    def _begin(self, seed: int | None) -> None:
+        """Start an episode from `np_random`."""
+
+    @abstractmethod
+    def _move(self, command: np.ndarray) -> Outcome:
+        """One tick with an SI command (A,) within its limits; counts it."""
+
+    @abstractmethod
+    def _read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Readings without faults (D,), in an array of their own, and when they arrived (D,), s."""
+
+
+class RobotEnv(TaskEnv):
+    """A robot of this package in PyBullet."""
+
+    def __init__(self, task: str, randomisation: tuple[Draw, ...] = (), faults: tuple[str, ...] = ()) -> None:
+        """Every episode draws the parameters in `randomisation`; the others are nominal. `faults` strike in each.
+
+        Raises GanglionError for an unknown task or fault, or a randomisation that does not fit the robot.
+        """
+        own: Task = own_task(task)()
+        super().__init__(own)
+        self.own = own
+        """The task, with what lasts for the episode."""
+        self.sim: Simulation = Simulation(own.robot, own.rate_hz, own.substeps, own.action.joints, own.boxes)
+        self.suite: SensorSuite = SensorSuite(own.sensors, 1 / own.rate_hz)
+        self.pushes = Pushes()
+        self.randomiser = Randomiser(self, randomisation)
+        self._joint_order = [own.robot.joint_names.index(j) for j in own.action.joints]
+        self.set_faults(faults)
+
+    def _parse_fault(self, name: str, start_s: float) -> Fault | BodyFault:
+        return parse_any_fault(name, self.own, self.layout, start_s)
+
+    def set_randomisation(self, table: tuple[Draw, ...]) -> None:
+        self.randomiser.use(table)
+
+    def set_difficulty(self, difficulty: float) -> None:
+        self.randomiser.difficulty = difficulty
+
+    def pose(self) -> np.ndarray:
+        return self.sim.joint_states()[0][self._joint_order]
+
+    def _begin(self, seed: int | None) -> None:
+        self.randomiser.reset(self.np_random)
+        self.pushes.reset(self.np_random)
+        self.own.reset(self.sim, self.np_random)
+        self.suite.reset(self.own.observe(self.sim), self.np_random)
+
+    def _move(self, command: np.ndarray) -> Outcome:
         self._faults.strike(self, self.time_s)
         self.randomiser.step(self.np_random)
         self.pushes.step(self, self.time_s, self.np_random)
-        self.sim.step(self.task.action.kind, limited)
-        self.task.advance(self.sim, self.np_random)
+        self.sim.step(self.own.action.kind, command)
+        self.own.advance(self.sim, self.np_random)
         self._steps += 1
-        self.suite.advance(self.task.observe(self.sim), self.np_random)
-        return self.sense(), self.task.outcome(self.sim, action)
+        self.suite.advance(self.own.observe(self.sim), self.np_random)
+        return self.own.outcome(self.sim, self.executed)
+
+    def _read(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.suite.values.copy(), self.suite.received_s
 
     def close(self) -> None:
         """Disconnect from PyBullet."""
         self.sim.close()
+
+
+def make_env(task: str, randomisation: tuple[Draw, ...] = ()) -> TaskEnv:
+    """The environment of a task, of this package or of gymnasium. Raises GanglionError if there is none."""
+    if not is_external(task):
+        return RobotEnv(task, randomisation)
+    from sim.external import ExternalEnv
+
+    return ExternalEnv(task)
 
 
 def register() -> None:

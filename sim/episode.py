@@ -9,7 +9,7 @@ import numpy as np
 
 from runtime.controller import Command, Controller, Status
 from runtime.sample import Sample
-from sim.env import RobotEnv
+from sim.env import TaskEnv
 from sim.tasks.base import Outcome
 
 Disturbance = Callable[[Sample, int], None]
@@ -28,7 +28,7 @@ class EpisodeTick:
 
 def episode(
     controller: Controller,
-    env: RobotEnv,
+    env: TaskEnv,
     seed: int,
     columns: np.ndarray | slice = slice(None),
     disturb: Disturbance | None = None,
@@ -49,13 +49,7 @@ def episode(
             disturb(sample, index)
         command = controller.tick(sample, now_ns)
         waiting = command.status is Status.WAITING
-        observation, outcome = env.advance(_measured_pose(env) if waiting else command.values)
+        observation, outcome = env.advance(env.pose() if waiting else command.values)
         yield EpisodeTick(index, command, outcome)
         if outcome.terminated:
             return
-
-
-def _measured_pose(env: RobotEnv) -> np.ndarray:
-    """Where the commanded joints are (A,): what a position-controlled robot holds before the first command."""
-    where = dict(zip(env.task.robot.joint_names, env.sim.joint_states()[0]))
-    return np.array([where[j] for j in env.task.action.joints])

@@ -1,8 +1,11 @@
-"""Judge a bundle in simulation: the controller of the robot, in process, under sensor faults."""
+"""Judge a bundle in simulation: the controller of the robot, in process, under faults and in randomised worlds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +15,27 @@ from runtime.bundle import Bundle
 from runtime.contract import Contract, Layout
 from runtime.controller import Controller, Status
 from runtime.errors import ContractError, GanglionError
-from sim.env import RobotEnv
+from sim.env import make_env
 from sim.episode import episode
-from sim.tasks import Task, task_class
+from sim.randomisation import Draw
+from sim.tasks import TaskInfo, task_class
 
 NOMINAL = "nominal"
-"""The name of no fault."""
+"""The name of no fault, and of the world in which nothing is randomised."""
 FAULT_START = 10
 """Faults that do not say when begin at this tick of an episode, when the pose has been seen."""
-_LAST_TICKS = 50  # metrics are means over the end of an episode
 _RESAMPLES = 2000
+_BLOCK = 5  # episodes that a process gets at a time
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Under which a bundle is judged."""
+
+    refine: int
+    """Refinement steps."""
+    world: str
+    fault: str
 
 
 @dataclass(frozen=True)
@@ -39,44 +53,128 @@ def evaluate(
     episodes: int = 100,
     refine: Sequence[int] = (),
     faults: Sequence[str] = (NOMINAL,),
+    worlds: Sequence[str] = (NOMINAL,),
     seed: int = 1_000_000,
+    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Run `episodes` episodes for every pair of `refine` and `faults`, the same seeds in each.
+    """Run `episodes` episodes for every combination of `refine`, `worlds` and `faults`, the same seeds in each.
 
-    Empty, `task` is the one that the bundle was trained for and `refine` the bundle's default. Returns
-    `{"task", "results": [...]}` with one entry per pair: `refine, fault, episodes, return_mean, return_ci95,
-    success_rate, active_rate` and the mean of each metric of the task over the last 50 ticks. `progress` is called
-    with the episodes done and the total. Raises ContractError if the contract does not fit the task, or a fault or a
-    number of steps is not known.
+    Empty, `task` is the one that the bundle was trained for and `refine` the bundle's default. More than one of the
+    `workers` share the episodes, which changes no figure. Returns `{"task", "results": [...]}` with one entry per
+    combination: `refine, world, fault, episodes, return_mean, return_ci95, success_rate, active_rate` and the mean of
+    each metric of the task over the ticks that it counts. `progress` is called with the episodes done and the total.
+    Raises GanglionError if the contract does not fit the task, or a fault, a world or a number of steps is not known.
     """
     if episodes < 1:
         raise GanglionError(f"episodes is {episodes}, expected at least 1")
-    contract = bundle.contract
-    name = task or contract.provenance.task
-    columns = match_task(contract, task_class(name))
-    steps = list(refine) or [contract.refinement.default_steps]
-    controllers = {k: Controller(bundle, k) for k in steps}
-    env = RobotEnv(name)
-    results: list[dict[str, Any]] = []
+    name = task or bundle.contract.provenance.task
+    match_task(bundle.contract, task_class(name))
+    steps = list(refine) or [bundle.contract.refinement.default_steps]
+    conditions = [Condition(*c) for c in itertools.product(steps, worlds, faults)]
+    judge = _Judge(bundle, name)
     try:
-        for fault in faults:  # all are understood, or none is tried
-            _strike(env, fault)
-        for k in steps:
-            for fault in faults:
-                _strike(env, fault)
-                runs = []
-                for i in range(episodes):
-                    runs.append(_episode(controllers[k], env, columns, seed + i))
-                    if progress is not None:
-                        progress(len(results) * episodes + i + 1, len(steps) * len(faults) * episodes)
-                results.append({"refine": k, "fault": fault, **_summary(runs, seed)})
+        for condition in conditions:  # all are understood, or none is tried
+            judge.prepare(condition)
+        blocks = [(c, seed + i, min(_BLOCK, episodes - i)) for c in conditions for i in range(0, episodes, _BLOCK)]
+        runs: dict[tuple[Condition, int], list[_Episode]] = {}
+        for condition, first, done in _run(judge, blocks, workers):
+            runs[condition, first] = done
+            if progress is not None:
+                progress(sum(map(len, runs.values())), episodes * len(conditions))
     finally:
-        env.close()
+        judge.env.close()
+    results = []
+    for condition in conditions:
+        own = [e for key in sorted(k[1] for k in runs if k[0] == condition) for e in runs[condition, key]]
+        results.append({**vars(condition), **_summary(own, seed)})
     return {"task": name, "results": results}
 
 
-def match_task(contract: Contract, task: type[Task]) -> np.ndarray:
+class _Judge:
+    """A controller and an environment for it."""
+
+    def __init__(self, bundle: Bundle, task: str) -> None:
+        self._bundle = bundle
+        self.task = task
+        self.env = make_env(task)
+        self._columns = match_task(bundle.contract, task_class(task))
+        self._controllers: dict[int, Controller] = {}
+
+    @property
+    def bundle(self) -> Bundle:
+        """What is judged."""
+        return self._bundle
+
+    def prepare(self, condition: Condition) -> Controller:
+        """Set the environment up. Raises GanglionError for what is not known."""
+        self.env.set_randomisation(world(self.env.task, condition.world))
+        fault = () if condition.fault == NOMINAL else (condition.fault,)
+        self.env.set_faults(fault, FAULT_START / self.env.task.rate_hz)
+        if condition.refine not in self._controllers:
+            self._controllers[condition.refine] = Controller(self._bundle, condition.refine)
+        return self._controllers[condition.refine]
+
+    def run(self, condition: Condition, first: int, count: int) -> list[_Episode]:
+        """Episodes of the seeds `first` and on."""
+        controller = self.prepare(condition)
+        return [self._episode(controller, seed) for seed in range(first, first + count)]
+
+    def _episode(self, controller: Controller, seed: int) -> _Episode:
+        ticks = list(episode(controller, self.env, seed, self._columns))
+        outcomes = [t.outcome for t in ticks]
+        judged = outcomes[self.env.task.judged] or outcomes[-1:]
+        return _Episode(
+            total=sum(o.reward for o in outcomes),
+            success=outcomes[-1].success,
+            acting=float(np.mean([t.command.status is Status.ACTIVE for t in ticks])),
+            metrics={n: float(np.mean([o.metrics[n] for o in judged])) for n in judged[-1].metrics},
+        )
+
+
+Block = tuple[Condition, int, int]
+"""Condition, first seed, and number of episodes."""
+_judge: _Judge
+"""Of a worker process."""
+
+
+def _run(judge: _Judge, blocks: list[Block], workers: int) -> Iterator[tuple[Condition, int, list[_Episode]]]:
+    """Every block's episodes, in any order."""
+    if workers <= 1:
+        for condition, first, count in blocks:
+            yield condition, first, judge.run(condition, first, count)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (judge.bundle, judge.task)) as pool:
+        waiting = {pool.submit(_run_block, block): block for block in blocks}
+        try:
+            for future in as_completed(waiting):
+                condition, first, _ = waiting[future]
+                yield condition, first, future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start_worker(bundle: Bundle, task: str) -> None:
+    global _judge
+    _judge = _Judge(bundle, task)
+
+
+def _run_block(block: Block) -> list[_Episode]:
+    return _judge.run(*block)
+
+
+def world(task: TaskInfo, name: str) -> tuple[Draw, ...]:
+    """What is randomised in the world called `name`. Raises GanglionError that lists the task's worlds."""
+    worlds = {NOMINAL: (), "randomised": task.randomisation, "hard": task.hard}
+    known = [n for n, table in worlds.items() if table or n == NOMINAL]
+    if name not in known:
+        raise GanglionError(f"the task '{task.name}' has no world '{name}'; expected one of {', '.join(known)}")
+    return worlds[name]
+
+
+def match_task(contract: Contract, task: type[TaskInfo]) -> np.ndarray:
     """Columns (D,) of the task's observation that are the contract's channels, in the contract's order.
 
     Raises ContractError that names every difference if the bundle was made for another robot or rate.
@@ -99,21 +197,6 @@ def match_task(contract: Contract, task: type[Task]) -> np.ndarray:
             "choose the task that it was trained for"
         )
     return np.array([offered.index(c) for c in contract.layout.channels], dtype=np.int64)
-
-
-def _strike(env: RobotEnv, fault: str) -> None:
-    env.set_faults(() if fault == NOMINAL else (fault,), FAULT_START / env.task.rate_hz)
-
-
-def _episode(controller: Controller, env: RobotEnv, columns: np.ndarray, seed: int) -> _Episode:
-    ticks = list(episode(controller, env, seed, columns))
-    outcomes = [t.outcome for t in ticks]
-    return _Episode(
-        total=sum(o.reward for o in outcomes),
-        success=outcomes[-1].success,
-        acting=float(np.mean([t.command.status is Status.ACTIVE for t in ticks])),
-        metrics={n: float(np.mean([o.metrics[n] for o in outcomes[-_LAST_TICKS:]])) for n in outcomes[-1].metrics},
-    )
 
 
 def _summary(runs: list[_Episode], seed: int) -> dict[str, Any]:

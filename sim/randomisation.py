@@ -169,12 +169,17 @@ class Randomiser:
 
     def __init__(self, env: RobotEnv, table: tuple[Draw, ...]) -> None:
         """Raises GanglionError if the robot lacks what a draw changes."""
-        for draw in table:
-            check_value(draw.name, draw.low, env.task)
-        self._env, self.table = env, table
+        self._env = env
+        self.use(table)
         self.difficulty = 1.0
         """Of the coming episodes, 0 to 1."""
         self._applied = {name: p.nominal for name, p in PARAMETERS.items()}
+
+    def use(self, table: tuple[Draw, ...]) -> None:
+        """Draw from `table` in every coming episode. Raises GanglionError if the robot lacks what a draw changes."""
+        for draw in table:
+            check_value(draw.name, draw.low, self._env.own)
+        self.table = table
 
     @property
     def values(self) -> dict[str, float]:
@@ -184,7 +189,7 @@ class Randomiser:
     def set(self, name: str, value: float) -> None:
         """Change one parameter. Raises GanglionError if the value makes no sense."""
         if value != self._applied[name]:
-            check_value(name, value, self._env.task)
+            check_value(name, value, self._env.own)
             PARAMETERS[name].apply(self._env, value)
             self._applied[name] = value
 

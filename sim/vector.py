@@ -21,7 +21,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from runtime.errors import GanglionError
-from sim.env import RobotEnv
+from sim.env import TaskEnv, make_env
 from sim.randomisation import Draw
 
 _RESET, _STEP, _CLOSE = b"r", b"s", b"c"
@@ -75,7 +75,7 @@ class _Job:
 def _worker(pipe: Connection, job: _Job) -> None:
     """Serve reset and step for the environments of the job until told to close or the parent is gone."""
     data = job.fields.view(job.block)
-    envs = [RobotEnv(job.task, job.randomisation) for _ in job.indices]
+    envs = [make_env(job.task, job.randomisation) for _ in job.indices]
     try:
         while True:
             order = pipe.recv_bytes()
@@ -83,7 +83,7 @@ def _worker(pipe: Connection, job: _Job) -> None:
                 return
             for i, env in zip(job.indices, envs):
                 if order == _RESET:
-                    env.randomiser.difficulty = float(data["difficulty"][i])
+                    env.set_difficulty(float(data["difficulty"][i]))
                     data["observation"][i] = env.reset(seed=int(data["seed"][i]))[0]
                 else:
                     _step(env, i, data)
@@ -95,14 +95,14 @@ def _worker(pipe: Connection, job: _Job) -> None:
             env.close()
 
 
-def _step(env: RobotEnv, i: int, data: dict[str, np.ndarray]) -> None:
+def _step(env: TaskEnv, i: int, data: dict[str, np.ndarray]) -> None:
     observation, reward, terminated, truncated, info = env.step(data["action"][i])
     data["executed"][i] = env.executed
     data["reward"][i], data["terminated"][i], data["truncated"][i] = reward, terminated, truncated
     data["success"][i] = info["success"]
     if terminated or truncated:
         data["final_observation"][i] = observation
-        env.randomiser.difficulty = float(data["difficulty"][i])
+        env.set_difficulty(float(data["difficulty"][i]))
         observation = env.reset()[0]
     data["observation"][i] = observation
 
@@ -161,7 +161,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Raises GanglionError for an unknown task, a table that does not fit, or fewer environments than workers."""
         if not 1 <= workers <= num_envs:
             raise GanglionError(f"got {workers} workers for {num_envs} environments; give each worker at least one")
-        example = RobotEnv(task, randomisation)
+        example = make_env(task, randomisation)
         self.num_envs = num_envs
         self.single_observation_space = example.observation_space
         self.single_action_space = example.action_space

@@ -14,8 +14,8 @@ FOLDER = Path(__file__).parents[1] / "bundles"
 NAMES = sorted(p.stem for p in FOLDER.glob("*.onnx"))
 
 
-def test_every_task_ships_a_bundle() -> None:
-    assert sorted(TASKS) == NAMES
+def test_every_bundle_is_of_a_task() -> None:
+    assert {"cartpole", "kuka_reach"} <= {*NAMES} <= {*TASKS}
 
 
 @pytest.mark.parametrize("name", NAMES)

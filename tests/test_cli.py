@@ -148,7 +148,7 @@ def test_replay(run: Run, kuka_path: Path, tmp_path: Path) -> None:
         (["bench", "KUKA", "--ticks", "0"], "ticks is 0, expected at least 1"),
         (["bench", "KUKA", "--refine", "-1"], "refine is -1, expected 0 to 8"),
         (["eval", "KUKA", "--task", "cartpole"], "does not fit the task 'cartpole'"),
-        (["eval", "KUKA", "--faults", "gremlins"], "fault 'gremlins' is not understood; expected 'lost:TARGET'"),
+        (["eval", "KUKA", "--faults", "gremlins"], "fault 'gremlins' is not understood; expected KIND:TARGET"),
         (["replay", "nowhere", "KUKA"], "there is no bag at nowhere"),
         (["sim", "juggle"], "there is no task 'juggle'"),
         (["run", "none.onnx"], "cannot read the bundle none.onnx"),

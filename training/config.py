@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from runtime.contract import Layout, Node
 from sim.robots.a1 import A1, FOOT_RADIUS, HIP_OFFSET, HIPS, LEGS, STANCE_HEIGHT, THIGH
-from sim.tasks import Task, task_class
+from sim.tasks import TaskInfo, task_class
 from training.agent.config import AgentConfig
 from training.agent.gait import TrotConfig
 from training.augment import Augmentation
@@ -81,7 +81,7 @@ _PRESETS = {
 }
 
 
-def trot(task: type[Task], layout: Layout) -> TrotConfig:
+def trot(task: type[TaskInfo], layout: Layout) -> TrotConfig:
     """Trot of the Unitree A1 in a task that observes a command."""
     command = layout.slices["command"]
     return TrotConfig(

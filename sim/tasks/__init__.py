@@ -5,7 +5,7 @@ from __future__ import annotations
 from runtime.errors import GanglionError
 from sim.tasks.a1_stand import A1Stand
 from sim.tasks.a1_walk import A1Walk
-from sim.tasks.base import Outcome, Task
+from sim.tasks.base import Outcome, Task, TaskInfo
 from sim.tasks.cartpole import CartPole
 from sim.tasks.cartpole_swingup import CartPoleSwingup
 from sim.tasks.husky_goto import HuskyGoto
@@ -19,11 +19,29 @@ TASKS: dict[str, type[Task]] = {
 }
 """Every task by its name."""
 
-__all__ = ["TASKS", "Outcome", "Task", "task_class"]
+EXTERNAL = "gym:"
+"""Begins the name of a task that is an environment of gymnasium, e.g. gym:HalfCheetahBulletEnv-v0."""
+
+__all__ = ["EXTERNAL", "TASKS", "Outcome", "Task", "TaskInfo", "is_external", "own_task", "task_class"]
 
 
-def task_class(name: str) -> type[Task]:
-    """The task called `name`. Raises GanglionError that lists the known ones."""
+def is_external(name: str) -> bool:
+    """Whether `name` is that of an environment of gymnasium."""
+    return name.startswith(EXTERNAL)
+
+
+def task_class(name: str) -> type[TaskInfo]:
+    """The task called `name`, of this package or of gymnasium. Raises GanglionError that lists the known ones."""
+    if is_external(name):
+        from sim.external import external_task
+
+        return external_task(name)
+    return own_task(name)
+
+
+def own_task(name: str) -> type[Task]:
+    """The task of this package called `name`. Raises GanglionError that lists the known ones."""
     if name not in TASKS:
-        raise GanglionError(f"there is no task '{name}'; expected one of {', '.join(sorted(TASKS))}")
+        known = ", ".join(sorted(TASKS))
+        raise GanglionError(f"there is no task '{name}'; expected one of {known}, or {EXTERNAL}ID of gymnasium")
     return TASKS[name]

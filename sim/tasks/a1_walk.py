@@ -32,12 +32,21 @@ class A1Walk(Task):
     episode_steps = 1000
     sensors = (*ENCODERS, *IMU, planar_command(lambda sim, task: task.command, scale=0.5))  # type: ignore[attr-defined]
     action = joint_targets((0.6, 1.0, 1.0))
+    judged = slice(100, None)
     randomisation = (
         Draw("friction", 0.4, 1.2),
         Draw("payload", 0.0, 3.0),
         Draw("motor_strength", 0.8, 1.1),
         Draw("sensor_noise", 0.5, 1.5),
         Draw("push", 10.0, 10.0),
+    )
+    hard = (
+        Draw("friction", 0.25, 1.2),
+        Draw("payload", 0.0, 5.0),
+        Draw("motor_strength", 0.7, 1.1),
+        Draw("command_delay", 0.01, 0.01),
+        Draw("sensor_noise", 0.5, 1.5),
+        Draw("push", 20.0, 20.0),
     )
 
     def __init__(self) -> None:

@@ -26,23 +26,32 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class Task(ABC):
-    """One task; holds what lasts for an episode (targets), while the physics is in the Simulation."""
+class TaskInfo:
+    """What there is to know of a task without simulating it."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
     robot: ClassVar[Robot]
     rate_hz: ClassVar[float] = 100.0
-    substeps: ClassVar[int]
     episode_steps: ClassVar[int]
-    boxes: ClassVar[tuple[Box, ...]] = ()
-    """Things beside the robot."""
-    sensors: ClassVar[tuple[Sensor, ...]]
+    observations: ClassVar[tuple[Observation, ...]]
     action: ClassVar[Action]
     randomisation: ClassVar[tuple[Draw, ...]] = ()
     """What differs from episode to episode while training."""
-    observations: ClassVar[tuple[Observation, ...]]
-    """What the sensors observe."""
+    hard: ClassVar[tuple[Draw, ...]] = ()
+    """A harder table, to judge by; none if empty."""
+    judged: ClassVar[slice] = slice(-50, None)
+    """Ticks of an episode whose metrics count."""
+
+
+class Task(TaskInfo, ABC):
+    """One task; holds what lasts for an episode (targets), while the physics is in the Simulation."""
+
+    substeps: ClassVar[int]
+    """Physics steps per tick."""
+    boxes: ClassVar[tuple[Box, ...]] = ()
+    """Things beside the robot."""
+    sensors: ClassVar[tuple[Sensor, ...]]
 
     def __init_subclass__(cls) -> None:
         cls.observations = tuple(s.observation for s in getattr(cls, "sensors", ()))

@@ -23,7 +23,7 @@ def test_every_pair_of_refinement_and_fault(cartpole: Bundle) -> None:
     assert result["task"] == "cartpole"
     rows = result["results"]
     assert [(r["refine"], r["fault"]) for r in rows] == [(k, f) for k in (0, 2) for f in faults]
-    assert calls == [(i + 1, 16) for i in range(16)]
+    assert calls == [(4, 16), (8, 16), (12, 16), (16, 16)]
     for row in rows:
         assert row["episodes"] == 4
         assert row["return_ci95"][0] <= row["return_mean"] <= row["return_ci95"][1]
@@ -42,6 +42,27 @@ def test_the_same_seed_gives_the_same_result(kuka: Bundle) -> None:
 
     assert run(3) == run(3)
     assert run(3) != run(4)
+
+
+def test_figures_do_not_depend_on_the_number_of_processes(cartpole: Bundle) -> None:
+    asked = {"episodes": 7, "faults": ["nominal", "dropout:joint_velocity=0.5"], "seed": 5}
+    alone, shared = (evaluate(cartpole, workers=n, **asked) for n in (1, 2))  # type: ignore[arg-type]
+    assert alone == shared
+
+
+def test_worlds(tmp_path: Path) -> None:
+    bundle = Bundle.load(write_tiny_bundle(tmp_path / "b.onnx", "a1_walk"))
+    rows = evaluate(bundle, episodes=2, worlds=["nominal", "randomised", "hard"])["results"]
+    assert [r["world"] for r in rows] == ["nominal", "randomised", "hard"]
+    assert len({r["return_mean"] for r in rows}) == 3
+    for world, message in (("mars", "expected one of nominal, randomised, hard"), ("", "no world ''")):
+        with pytest.raises(GanglionError, match=message):
+            evaluate(bundle, episodes=1, worlds=[world])
+
+
+def test_a_task_without_a_table_has_one_world(cartpole: Bundle) -> None:
+    with pytest.raises(GanglionError, match="the task 'cartpole' has no world 'hard'; expected one of nominal"):
+        evaluate(cartpole, episodes=1, worlds=["hard"])
 
 
 def test_return_by_hand(cartpole: Bundle) -> None:

@@ -1,0 +1,137 @@
+"""Environment steps per second: one bare environment, ours in parallel, and gymnasium's AsyncVectorEnv, in one run.
+
+    python -m benchmarks.vector_env [--tasks cartpole kuka_reach gym:HalfCheetahBulletEnv-v0 a1_walk] [--json PATH]
+
+Every figure is the median over rounds in which all of them take their turn. Columns:
+
+bare       one environment in one process, stepped in a loop
+ours       VectorEnv with `envs` environments in `workers` processes
+ours / …   its speed over workers times the bare one
+async      AsyncVectorEnv, which gives every environment a process: as many as `workers`, and as many as `envs`
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from runtime.files import write_json
+from sim.env import TaskEnv, make_env
+from sim.tasks import task_class
+from sim.vector import VectorEnv
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare the speed of simulation."""
+
+    tasks: tuple[str, ...] = ("cartpole", "kuka_reach", "gym:HalfCheetahBulletEnv-v0", "a1_walk")
+    """Tasks."""
+    envs: int = 32
+    """Environments of ours."""
+    workers: int = 2
+    """Processes of ours."""
+    rounds: int = 5
+    """Turns of each."""
+    seconds: float = 1.0
+    """Length of a turn."""
+    json: Path | None = None
+    """Also write the figures to this file."""
+
+
+def main(options: Options) -> dict[str, Any]:
+    """Measure, print a table, write JSON, and return what is written."""
+    rows: list[dict[str, Any]] = []
+    table = Table("task", "bare", "ours", f"ours / {options.workers} × bare", "async few", "async many", "ours / async")
+    for task in options.tasks:
+        speeds = _measure(task, options)
+        share = speeds["ours"] / (options.workers * speeds["bare"])
+        gain = speeds["ours"] / max(speeds["async few"], speeds["async many"])
+        rows.append({"task": task, **speeds, "share": share, "gain": gain})
+        cells = {name: f"{value:.0f}" for name, value in speeds.items()}
+        table.add_row(
+            task, cells["bare"], cells["ours"], f"{share:.2f}", cells["async few"], cells["async many"], f"{gain:.1f}"
+        )
+    Console(width=120).print(table)
+    written = {"envs": options.envs, "workers": options.workers, "rows": rows}
+    if options.json:
+        write_json(options.json, written)
+    return written
+
+
+def _measure(task: str, options: Options) -> dict[str, float]:
+    """Median steps per second of each."""
+    joints = len(task_class(task).action.joints)
+    bare = make_env(task, task_class(task).randomisation)
+    ours = VectorEnv(task, options.envs, options.workers, randomisation=task_class(task).randomisation)
+    few, many = (
+        gymnasium.vector.AsyncVectorEnv([_Make(task)] * count, shared_memory=True)
+        for count in (options.workers, options.envs)
+    )
+    runners: dict[str, Callable[[float], float]] = {
+        "bare": _bare(bare, joints),
+        "ours": _vector(ours, joints),
+        "async few": _vector(few, joints),
+        "async many": _vector(many, joints),
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in track(range(options.rounds), task, console=Console(stderr=True), transient=True):
+        for name, run in runners.items():
+            speeds[name].append(run(options.seconds))
+    for env in (bare, ours, few, many):
+        env.close()
+    return {name: float(np.median(values)) for name, values in speeds.items()}
+
+
+@dataclass(frozen=True)
+class _Make:
+    """Makes one environment, in a process of AsyncVectorEnv."""
+
+    task: str
+
+    def __call__(self) -> TaskEnv:
+        return make_env(self.task, task_class(self.task).randomisation)
+
+
+def _bare(env: TaskEnv, joints: int) -> Callable[[float], float]:
+    rng = np.random.default_rng(0)
+    env.reset(seed=0)
+
+    def run(seconds: float) -> float:
+        count, begin = 0, time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            _, _, terminated, truncated, _ = env.step(rng.uniform(-1, 1, joints))
+            if terminated or truncated:
+                env.reset()
+            count += 1
+        return count / (time.perf_counter() - begin)
+
+    return run
+
+
+def _vector(env: gymnasium.vector.VectorEnv[Any, Any, Any], joints: int) -> Callable[[float], float]:
+    rng = np.random.default_rng(0)
+    env.reset(seed=0)
+
+    def run(seconds: float) -> float:
+        count, begin = 0, time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            env.step(rng.uniform(-1, 1, (env.num_envs, joints)).astype(np.float32))
+            count += env.num_envs
+        return count / (time.perf_counter() - begin)
+
+    return run
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -223,6 +223,60 @@ class Eval:
 
 
 @dataclass(frozen=True)
+class Video:
+    """Film bundles in simulation, side by side, with free energy and masked sensors drawn in."""
+
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE…")]
+    """Bundles (.onnx)."""
+    output: Annotated[Path, tyro.conf.arg(metavar="FILE", aliases=["-o"])]
+    """Video (.mp4 or .gif) to write."""
+    task: str = ""
+    """Task to run; the one that the first bundle was trained for if empty."""
+    seed: int = 1_000_000
+    """Seed of the episode."""
+    fault: str = "nominal"
+    """Fault of sensors or body, e.g. lost:joint_1@5."""
+    world: str = "nominal"
+    """World: nominal, randomised as in training, hard."""
+    seconds: float = 0.0
+    """Length; the whole episode if zero."""
+    width: int = 640
+    """Pixels per bundle."""
+
+    def run(self) -> None:
+        from sim.video import Scene, record_video
+
+        scene = Scene(self.task, self.seed, self.fault, self.world, self.seconds, self.width)
+        bundles = [(path.stem, _load(path)) for path in self.files]
+        _with_progress("pictures", lambda progress: record_video(bundles, self.output, scene, progress))
+        _print(f"{self.output} is written")
+
+
+@dataclass(frozen=True)
+class View:
+    """Watch a task or a bundle in a window; Ctrl-C ends it."""
+
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK|FILE")]
+    """Name of a task, or a bundle (.onnx) in the task that it was trained for."""
+    seed: int = 0
+    """Seed of the first episode."""
+    fault: str = "nominal"
+    """Fault of sensors or body, e.g. lost:joint_1@5."""
+
+    def run(self) -> None:
+        from sim.env import make_env
+        from sim.watch import watch
+
+        bundle = _load(Path(self.what)) if self.what.endswith(".onnx") else None
+        env = make_env(bundle.contract.provenance.task if bundle else self.what, render_mode="human")
+        try:
+            env.set_faults(() if self.fault == "nominal" else (self.fault,))
+            watch(env, bundle, self.seed, lambda: True)
+        finally:
+            env.close()
+
+
+@dataclass(frozen=True)
 class Sim:
     """Run a task as a simulated robot on ROS 2 topics; '--ros-args …' at the end goes to the node."""
 
@@ -314,6 +368,8 @@ COMMANDS: dict[str, type[Command]] = {
     "inspect": Inspect,
     "bench": Bench,
     "eval": Eval,
+    "view": View,
+    "video": Video,
     "sim": Sim,
     "run": Run,
     "demo": Demo,

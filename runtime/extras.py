@@ -6,6 +6,7 @@ EXTRAS = {
     "cpu": ("onnxruntime",),
     "ros": ("rclpy",),
     "sim": ("pybullet", "pybullet_data", "gymnasium"),
+    "video": ("PIL", "imageio_ffmpeg"),
     "train": ("torch", "tensorboard"),
     "export": ("onnx", "onnxscript"),
     "replay": ("rosbags",),

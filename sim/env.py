@@ -18,6 +18,8 @@ from sim.sensors import SensorSuite
 from sim.simulation import Simulation
 from sim.tasks import TASKS, Outcome, Task, TaskInfo, is_external, own_task
 
+_PICTURE = (640, 360)  # width and height
+
 
 class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray], ABC):
     """Observations are SI readings (D,) in the contract's order; actions are normalised to [-1, 1] (A,).
@@ -123,7 +125,15 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray], ABC):
 class RobotEnv(TaskEnv):
     """A robot of this package in PyBullet."""
 
-    def __init__(self, task: str, randomisation: tuple[Draw, ...] = (), faults: tuple[str, ...] = ()) -> None:
+    metadata = {"render_modes": ["rgb_array", "human"]}  # noqa: RUF012  gymnasium's own attribute
+
+    def __init__(
+        self,
+        task: str,
+        randomisation: tuple[Draw, ...] = (),
+        faults: tuple[str, ...] = (),
+        render_mode: str | None = None,
+    ) -> None:
         """Every episode draws the parameters in `randomisation`; the others are nominal. `faults` strike in each.
 
         Raises GanglionError for an unknown task or fault, or a randomisation that does not fit the robot.
@@ -132,10 +142,13 @@ class RobotEnv(TaskEnv):
         super().__init__(own)
         self.own = own
         """The task, with what lasts for the episode."""
-        self.sim: Simulation = Simulation(own.robot, own.rate_hz, own.substeps, own.action.joints, own.boxes)
+        self.sim: Simulation = Simulation(
+            own.robot, own.rate_hz, own.substeps, own.action.joints, own.boxes, render_mode
+        )
         self.suite: SensorSuite = SensorSuite(own.sensors, 1 / own.rate_hz)
         self.pushes = Pushes()
         self.randomiser = Randomiser(self, randomisation)
+        self.render_mode = render_mode
         self._joint_order = [own.robot.joint_names.index(j) for j in own.action.joints]
         self.set_faults(faults)
 
@@ -170,18 +183,25 @@ class RobotEnv(TaskEnv):
     def _read(self) -> tuple[np.ndarray, np.ndarray]:
         return self.suite.values.copy(), self.suite.received_s
 
+    def render(self) -> np.ndarray | None:
+        """A picture (360, 640, 3) uint8 in the mode `rgb_array`; in the mode `human` the window follows the robot."""
+        if self.render_mode == "human":
+            self.sim.follow()
+            return None
+        return self.sim.picture(*_PICTURE)
+
     def close(self) -> None:
         """Disconnect from PyBullet."""
         self.sim.close()
 
 
-def make_env(task: str, randomisation: tuple[Draw, ...] = ()) -> TaskEnv:
+def make_env(task: str, randomisation: tuple[Draw, ...] = (), render_mode: str | None = None) -> TaskEnv:
     """The environment of a task, of this package or of gymnasium. Raises GanglionError if there is none."""
     if not is_external(task):
-        return RobotEnv(task, randomisation)
+        return RobotEnv(task, randomisation, render_mode=render_mode)
     from sim.external import ExternalEnv
 
-    return ExternalEnv(task)
+    return ExternalEnv(task, render_mode)
 
 
 def register() -> None:

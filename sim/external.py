@@ -27,7 +27,7 @@ _STEPS = 1000  # of an episode, where the environment does not say
 _RATE_HZ = 60.0  # likewise
 
 
-def _make(name: str) -> gymnasium.Env[Any, Any]:
+def _make(name: str, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
     identifier = name.removeprefix(EXTERNAL)
     if identifier not in gymnasium.registry and "Bullet" in identifier:
         try:
@@ -36,7 +36,7 @@ def _make(name: str) -> gymnasium.Env[Any, Any]:
             raise GanglionError(f"'{identifier}' needs the package {_BENCHMARK}; pip install {_BENCHMARK}") from error
     try:
         with silenced(1):
-            env = gymnasium.make(identifier, disable_env_checker=True)
+            env = gymnasium.make(identifier, disable_env_checker=True, render_mode=render_mode)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         reason = str(error).splitlines()[0]
         raise GanglionError(
@@ -92,10 +92,11 @@ def external_task(name: str) -> type[TaskInfo]:
 class ExternalEnv(TaskEnv):
     """An environment of gymnasium behind the interface of ours."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, render_mode: str | None = None) -> None:
         """Raises GanglionError if gymnasium has no such environment, or one without vectors."""
         super().__init__(external_task(name)())
-        self._env = _make(name).unwrapped
+        self._env = _make(name, render_mode).unwrapped
+        self.render_mode = render_mode
         self._readings = np.zeros(self.layout.size)
 
     def set_randomisation(self, table: tuple[Draw, ...]) -> None:
@@ -119,6 +120,9 @@ class ExternalEnv(TaskEnv):
 
     def _read(self) -> tuple[np.ndarray, np.ndarray]:
         return np.array(self._readings, dtype=np.float64), np.full(self.layout.size, self.time_s)
+
+    def render(self) -> Any:
+        return self._env.render()
 
     def close(self) -> None:
         self._env.close()

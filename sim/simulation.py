@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,19 @@ GRAVITY = 9.81
 _LOCK_EFFORT = 1e4  # N·m or N that hold a locked joint
 _OUT_OF_REACH_M = 10.0
 _TRUNK = -1  # PyBullet's index of the base
+
+
+def _connect(render_mode: str | None) -> int:
+    if render_mode != "human":
+        direct: int = pybullet.connect(pybullet.DIRECT)
+        return direct
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise GanglionError("there is no display for a window (DISPLAY is not set); make a video: ganglion video")
+    client: int = pybullet.connect(pybullet.GUI)
+    if client < 0:
+        raise GanglionError("PyBullet cannot open a window on this display; make a video: ganglion video")
+    pybullet.configureDebugVisualizer(pybullet.COV_ENABLE_GUI, 0, physicsClientId=client)
+    return client
 
 
 class BaseState(NamedTuple):
@@ -53,8 +68,11 @@ class Simulation:
         substeps: int,
         joints: tuple[str, ...] = (),
         boxes: tuple[Box, ...] = (),
+        render_mode: str | None = None,
     ) -> None:
         """Commands go to `joints`, all of the robot's if empty. `boxes` lie beside the robot, on a plane.
+
+        `render_mode` is None, `rgb_array` for pictures, or `human` for a window.
 
         Raises GanglionError if the URDF is missing or lacks a joint or a link of the robot.
         """
@@ -65,14 +83,15 @@ class Simulation:
         path = Path(pybullet_data.getDataPath()) / robot.urdf
         if not path.is_file():
             raise GanglionError(f"robot '{robot.name}': there is no URDF at {path}; reinstall pybullet")
-        self._world: dict[str, Any] = {"physicsClientId": pybullet.connect(pybullet.DIRECT)}
+        self._world: dict[str, Any] = {"physicsClientId": _connect(render_mode)}
         pybullet.setGravity(0, 0, -GRAVITY, **self._world)
         pybullet.setPhysicsEngineParameter(fixedTimeStep=self.step_s, deterministicOverlappingPairs=1, **self._world)
         self.grounded = bool(boxes) or not robot.fixed_base
         """Whether there is a plane."""
         if self.grounded:
             plane = pybullet.createCollisionShape(pybullet.GEOM_PLANE, **self._world)
-            self.ground = pybullet.createMultiBody(0, plane, **self._world)
+            seen = -1 if render_mode is None else self._floor()
+            self.ground = pybullet.createMultiBody(0, plane, seen, **self._world)
             pybullet.changeDynamics(self.ground, _TRUNK, lateralFriction=1.0, **self._world)
         self.body = self._load(path)
         self._boxes = {box.name: self._add_box(box) for box in boxes}
@@ -95,6 +114,10 @@ class Simulation:
         self._push = (np.zeros(3), 0)
         self._release(self._indices)  # PyBullet brakes every joint until told otherwise
         self._feet = [self._link_index[f] for f in robot.feet]
+        if robot.sideways_grip < 1.0:
+            for foot in self._feet:
+                grip = [1.0, robot.sideways_grip, 1.0]
+                pybullet.changeDynamics(self.body, foot, anisotropicFriction=grip, **self._world)
         self._carrier = self._link_index[robot.payload_link] if robot.payload_link else _TRUNK
         dynamics = pybullet.getDynamicsInfo(self.body, self._carrier, **self._world)
         self._mass, self._inertia = dynamics[0], np.array(dynamics[2])
@@ -110,6 +133,12 @@ class Simulation:
         for i, body in enumerate(loose):
             high = (0.0, 0.0, _OUT_OF_REACH_M * (i + 1))
             pybullet.resetBasePositionAndOrientation(body, high, (0, 0, 0, 1), **self._world)
+
+    def _floor(self) -> int:
+        """Shape of a chequered floor."""
+        path = Path(pybullet_data.getDataPath()) / "plane100.obj"
+        shape: int = pybullet.createVisualShape(pybullet.GEOM_MESH, fileName=str(path), **self._world)
+        return shape
 
     def _load(self, path: Path) -> int:
         if self.robot.fixed_base:
@@ -314,6 +343,29 @@ class Simulation:
         index = self._joint_index[joint]
         self._locked.discard(index)
         self._release([index])
+
+    def picture(self, width: int, height: int) -> np.ndarray:
+        """What the robot's view shows (height, width, 3) uint8."""
+        view = self.robot.view
+        eye = pybullet.computeViewMatrixFromYawPitchRoll(
+            self._looked_at(), view.distance, view.yaw, view.pitch, 0.0, upAxisIndex=2
+        )
+        lens = pybullet.computeProjectionMatrixFOV(45.0, width / height, 0.05, 50.0)
+        image = pybullet.getCameraImage(
+            width, height, eye, lens, renderer=pybullet.ER_TINY_RENDERER, shadow=1, **self._world
+        )[2]
+        return np.reshape(image, (height, width, 4))[:, :, :3].astype(np.uint8)
+
+    def follow(self) -> None:
+        """Move the camera of the window to the robot."""
+        view = self.robot.view
+        pybullet.resetDebugVisualizerCamera(view.distance, view.yaw, view.pitch, self._looked_at(), **self._world)
+
+    def _looked_at(self) -> list[float]:
+        target = np.array(self.robot.view.target)
+        if not self.robot.fixed_base:
+            target[:2] += self.base_state().position[:2]
+        return [float(v) for v in target]
 
     def close(self) -> None:
         """Disconnect from PyBullet."""

@@ -12,7 +12,7 @@ from sim.instruments import (
     imu_linear_acceleration,
     joint_speeds,
 )
-from sim.robots.base import Joint, PDDrive, Robot
+from sim.robots.base import Joint, PDDrive, Robot, View
 
 LEGS = ("FR", "FL", "RR", "RL")
 THIGH = SHANK = 0.2
@@ -45,6 +45,7 @@ A1 = Robot(
     drive=PDDrive(stiffness=80.0, damping=2.0, no_load_speed=21.0),
     height=STANCE_HEIGHT + 0.005,
     feet=tuple(f"{leg}_lower" for leg in LEGS),
+    view=View(distance=1.3, yaw=35.0, pitch=-18.0, target=(0.0, 0.0, 0.2)),
 )
 
 ENCODERS = (

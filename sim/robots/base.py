@@ -33,6 +33,20 @@ class PDDrive:
 
 
 @dataclass(frozen=True)
+class View:
+    """From where a robot is looked at: its base, if that moves, or a point."""
+
+    distance: float = 1.6
+    """m."""
+    yaw: float = 40.0
+    """Degrees about the vertical."""
+    pitch: float = -20.0
+    """Degrees; negative looks down."""
+    target: tuple[float, float, float] = (0.0, 0.0, 0.3)
+    """m; added to the position of a base that moves."""
+
+
+@dataclass(frozen=True)
 class Robot:
     """A robot from pybullet_data."""
 
@@ -47,8 +61,12 @@ class Robot:
     """Of the base at the start, m; only of a robot that is not bolted."""
     feet: tuple[str, ...] = ()
     """Links whose contact with the ground is sensed."""
+    sideways_grip: float = 1.0
+    """Of the feet along y, as a share of that along x: below 1 for wheels that skid when the robot turns."""
     payload_link: str = ""
     """Link that carries a payload; the base if empty."""
+    view: View = View()
+    """For pictures."""
 
     @property
     def joint_names(self) -> tuple[str, ...]:

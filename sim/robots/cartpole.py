@@ -1,7 +1,7 @@
 """The cart-pole of pybullet_data: a cart on a rail, pushed by a force, with a passive pole."""
 
 from sim.instruments import encoders, joint_speeds
-from sim.robots.base import Joint, Robot
+from sim.robots.base import Joint, Robot, View
 
 CARTPOLE = Robot(
     name="cartpole",
@@ -12,6 +12,7 @@ CARTPOLE = Robot(
         Joint("cart_to_pole", low=-3.1416, high=3.1416, max_velocity=20.0, max_effort=0.0),
     ),
     payload_link="pole",
+    view=View(distance=2.5, yaw=0.0, pitch=-10.0, target=(0.0, 0.0, 0.4)),
 )
 
 SENSORS = (

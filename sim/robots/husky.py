@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.instruments import imu_angular_velocity, joint_speeds
-from sim.robots.base import Joint, Robot
+from sim.robots.base import Joint, Robot, View
 
 WHEELS = ("front_left_wheel", "front_right_wheel", "rear_left_wheel", "rear_right_wheel")
 WHEEL_RADIUS = 0.1651  # m
@@ -19,6 +19,8 @@ HUSKY = Robot(
     ),
     height=0.01,
     feet=tuple(f"{name}_link" for name in WHEELS),
+    sideways_grip=0.1,  # with more, PyBullet's friction lets it turn in some headings and not in others
+    view=View(distance=3.0, pitch=-30.0, target=(0.0, 0.0, 0.2)),
 )
 SENSORS = (
     joint_speeds(HUSKY.joints, scale=(4.0,) * 4, noise=0.05, largest=(30.0,) * 4),

@@ -1,7 +1,7 @@
 """The KUKA LBR iiwa of pybullet_data: seven joints, limits from its URDF, speeds from the data sheet's order."""
 
 from sim.instruments import encoders, joint_speeds
-from sim.robots.base import Joint, Robot
+from sim.robots.base import Joint, Robot, View
 
 _LIMITS = (2.967, 2.094, 2.967, 2.094, 2.967, 2.094, 3.054)
 _HOME = (0.0, 0.4, 0.0, -1.3, 0.0, 1.0, 0.0)
@@ -16,6 +16,7 @@ KUKA = Robot(
         for i, (limit, home) in enumerate(zip(_LIMITS, _HOME))
     ),
     payload_link=END_EFFECTOR,
+    view=View(distance=2.0, yaw=50.0, pitch=-20.0, target=(0.3, 0.0, 0.5)),
 )
 
 SENSORS = (

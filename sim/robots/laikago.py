@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.instruments import encoders, foot_forces, imu_angular_velocity, imu_gravity, joint_speeds
-from sim.robots.base import Joint, PDDrive, Robot
+from sim.robots.base import Joint, PDDrive, Robot, View
 
 LEGS = ("FR", "FL", "RR", "RL")
 _JOINTS = (
@@ -24,6 +24,7 @@ LAIKAGO = Robot(
     drive=PDDrive(stiffness=150.0, damping=3.0, no_load_speed=20.0),
     height=0.5,
     feet=tuple(f"{leg}_lower_leg" for leg in LEGS),
+    view=View(distance=1.8, target=(0.0, 0.0, 0.35)),
 )
 SENSORS = (
     encoders(LAIKAGO.joints, scale=(0.3,) * 12, noise=0.01, quantum=0.001, margin=0.2, min_valid=6),

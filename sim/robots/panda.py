@@ -1,7 +1,7 @@
 """The Franka Emika Panda of pybullet_data: seven joints and a gripper that stays as it is."""
 
 from sim.instruments import encoders, joint_speeds
-from sim.robots.base import Joint, Robot
+from sim.robots.base import Joint, Robot, View
 
 END_EFFECTOR = "panda_grasptarget"
 _JOINTS = (
@@ -23,6 +23,7 @@ PANDA = Robot(
         for i, (low, high, speed, effort, home) in enumerate(_JOINTS)
     ),
     payload_link="panda_hand",
+    view=View(distance=1.5, yaw=50.0, pitch=-25.0, target=(0.35, 0.0, 0.3)),
 )
 SENSORS = (
     encoders(PANDA.joints, scale=(0.5,) * 7, noise=0.001, min_valid=3),

@@ -8,7 +8,7 @@ import pytest
 
 from runtime.contract import Observation
 from runtime.errors import ContractError
-from runtime.messages import KINDS, deliver, topics
+from runtime.messages import KINDS, deliver, gravity_direction, topics
 from runtime.sample import NEVER, Sample
 from tests.tiny_bundle import tiny_contract
 
@@ -50,6 +50,11 @@ def xyz(x: float, y: float, z: float, **more: float) -> Message:
         ("angular_velocity", Message(angular_velocity=xyz(1, 2, 3)), [1, 2, 3]),
         ("linear_acceleration", Message(linear_acceleration=xyz(1, 2, 3)), [1, 2, 3]),
         ("twist", Message(linear=xyz(1, 2, 3), angular=xyz(4, 5, 6)), [1, 2, 3, 4, 5, 6]),
+        ("planar_twist", Message(linear=xyz(1, 2, 3), angular=xyz(4, 5, 6)), [1, 2, 6]),
+        ("gravity", Message(orientation=xyz(0, 0, 0, w=1)), [0, 0, -1]),
+        ("gravity", Message(orientation=xyz(2, 0, 0, w=2)), [0, -1, 0]),  # rolled by 90°, and not normalised
+        ("gravity", Message(orientation=xyz(0, 1, 0, w=1)), [1, 0, 0]),  # nose down
+        ("gravity", Message(orientation=xyz(0, 0, 1, w=1)), [0, 0, -1]),  # yaw does not count
     ],
 )
 def test_vectors(kind: str, message: Message, expected: list[float]) -> None:
@@ -58,8 +63,21 @@ def test_vectors(kind: str, message: Message, expected: list[float]) -> None:
     one = observation(kind, channels)
     sample = Sample(replace(KUKA, observations=(one,)))
     deliver(message, (one,), sample, 3)
-    assert sample.values.tolist() == expected
+    np.testing.assert_allclose(sample.values, expected, atol=1e-15)
     assert (sample.stamp_ns == 3).all()
+
+
+def test_an_orientation_without_length_tells_nothing() -> None:
+    assert np.isnan(gravity_direction(np.zeros(4))).all()
+
+
+def test_an_array_is_taken_whole_or_not_at_all() -> None:
+    one = observation("array", ("a", "b"))
+    sample = Sample(replace(KUKA, observations=(one,)))
+    deliver(Message(data=[1.0, 2.0, 3.0]), (one,), sample, 3)
+    assert (sample.stamp_ns == NEVER).all()
+    deliver(Message(data=[1.0, 2.0]), (one,), sample, 4)
+    assert sample.values.tolist() == [1.0, 2.0]
 
 
 def test_topics_are_shared_by_observations() -> None:

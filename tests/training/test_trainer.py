@@ -64,6 +64,21 @@ def test_same_seed_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 
 
+def test_a_walker_learns_around_its_gait(tmp_path: Path) -> None:
+    config = replace(
+        preset("a1_walk"), steps=512, num_envs=4, horizon=64, model_only_steps=200, workers=1, overshoot=4
+    )  # fmt: skip
+    train(config, tmp_path / "a")
+    agent, loaded, _ = load_agent(tmp_path / "a")
+    assert loaded == config
+    assert agent.gait is not None
+    state = agent.initial(2)
+    assert state["phase"].shape == (2, 1)
+    torch.testing.assert_close(
+        agent.act(state["z"], state["phase"]), agent.gait(state["phase"], state["z"]), atol=0.1, rtol=0
+    )
+
+
 def test_an_interrupted_run_is_saved(tmp_path: Path) -> None:
     def interrupt(status: Status) -> None:
         raise KeyboardInterrupt

@@ -111,6 +111,6 @@ def preset(task: str) -> TrainConfig:
     tied = tuple(range(layout.size))
     config = _PRESETS.get(task, TrainConfig(task=task))
     kinematics = joint_kinematics(layout, tied, 1 / known.rate_hz)
-    gait = trot(known, layout) if known.robot is A1 else None
+    gait = trot(known, layout) if known.robot is A1 and "command" in layout.slices else None
     agent = replace(config.agent, nodes=(Node("state", len(tied)),), tied=tied, kinematics=kinematics, gait=gait)
     return replace(config, agent=agent)

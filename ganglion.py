@@ -265,12 +265,13 @@ class View:
 
     def run(self) -> None:
         from sim.env import make_env
+        from sim.evaluate import fault_names
         from sim.watch import watch
 
         bundle = _load(Path(self.what)) if self.what.endswith(".onnx") else None
         env = make_env(bundle.contract.provenance.task if bundle else self.what, render_mode="human")
         try:
-            env.set_faults(() if self.fault == "nominal" else (self.fault,))
+            env.set_faults(fault_names(self.fault))
             watch(env, bundle, self.seed, lambda: True)
         finally:
             env.close()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.queues import Queue
@@ -28,6 +27,7 @@ from benchmarks.refinement_study.contest import AUGMENTATIONS, CONTESTANTS, TASK
 from benchmarks.refinement_study.report import write_report
 from benchmarks.refinement_study.units import JUDGED_FROM, Unit, run_unit
 from runtime.errors import GanglionError
+from sim.processes import end_with_parent
 
 _POLL_S = 0.5
 
@@ -124,14 +124,7 @@ def _start_worker(queue: Queue[tuple[str, str, int, int]]) -> None:
     global _progress
     _progress = queue
     queue.cancel_join_thread()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _work(unit: Unit, options: Options) -> dict[str, Any]:

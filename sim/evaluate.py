@@ -17,6 +17,7 @@ from runtime.controller import Controller, Status
 from runtime.errors import ContractError, GanglionError
 from sim.env import make_env
 from sim.episode import episode
+from sim.processes import end_with_parent
 from sim.randomisation import Draw
 from sim.tasks import TaskInfo, task_class
 
@@ -95,24 +96,17 @@ class _Judge:
     """A controller and an environment for it."""
 
     def __init__(self, bundle: Bundle, task: str) -> None:
-        self._bundle = bundle
-        self.task = task
+        self.bundle, self.task = bundle, task
         self.env = make_env(task)
         self._columns = match_task(bundle.contract, task_class(task))
         self._controllers: dict[int, Controller] = {}
 
-    @property
-    def bundle(self) -> Bundle:
-        """What is judged."""
-        return self._bundle
-
     def prepare(self, condition: Condition) -> Controller:
         """Set the environment up. Raises GanglionError for what is not known."""
         self.env.set_randomisation(world(self.env.task, condition.world))
-        fault = () if condition.fault == NOMINAL else (condition.fault,)
-        self.env.set_faults(fault, FAULT_START / self.env.task.rate_hz)
+        self.env.set_faults(fault_names(condition.fault), FAULT_START / self.env.task.rate_hz)
         if condition.refine not in self._controllers:
-            self._controllers[condition.refine] = Controller(self._bundle, condition.refine)
+            self._controllers[condition.refine] = Controller(self.bundle, condition.refine)
         return self._controllers[condition.refine]
 
     def run(self, condition: Condition, first: int, count: int) -> list[_Episode]:
@@ -158,11 +152,17 @@ def _run(judge: _Judge, blocks: list[Block], workers: int) -> Iterator[tuple[Con
 
 def _start_worker(bundle: Bundle, task: str) -> None:
     global _judge
+    end_with_parent()
     _judge = _Judge(bundle, task)
 
 
 def _run_block(block: Block) -> list[_Episode]:
     return _judge.run(*block)
+
+
+def fault_names(fault: str) -> tuple[str, ...]:
+    """What `TaskEnv.set_faults` takes for one fault, or for `nominal`."""
+    return () if fault == NOMINAL else (fault,)
 
 
 def world(task: TaskInfo, name: str) -> tuple[Draw, ...]:

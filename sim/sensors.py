@@ -64,10 +64,12 @@ class SensorSuite:
         def column(attribute: str) -> np.ndarray:
             return np.array([getattr(s, attribute) for s in sensors], dtype=np.float64)
 
-        self._quantum = column("quantum")[self._owner]
+        quantum = column("quantum")[self._owner]
+        self._rounded = quantum > 0
+        self._quantum = np.where(self._rounded, quantum, 1.0)
         self._bias_std, self._walk = column("bias")[self._owner], column("bias_walk")[self._owner]
         self._rate, self._latency, self._jitter = column("rate_hz"), column("latency_s"), column("jitter_s")
-        self._rounds, self._drifts = self._quantum.any(), bool(self._bias_std.any() or self._walk.any())
+        self._rounds, self._drifts = self._rounded.any(), bool(self._bias_std.any() or self._walk.any())
         self._late = bool(self._rate.any() or self._latency.any() or self._jitter.any())
         self._differenced = [(where[s.observation.name], where[s.differenced]) for s in sensors if s.differenced]
         self._directions = [where[s.observation.name] for s in sensors if s.direction]
@@ -118,8 +120,7 @@ class SensorSuite:
         if self._drifts:
             values += self._bias
         if self._rounds:
-            steps = np.where(self._quantum > 0, self._quantum, 1.0)
-            values = np.where(self._quantum > 0, np.round(values / steps) * steps, values)
+            values = np.where(self._rounded, np.round(values / self._quantum) * self._quantum, values)
         for part in self._directions:
             values[part] /= max(float(np.linalg.norm(values[part])), _TOLERANCE)
         if late:

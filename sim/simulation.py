@@ -108,7 +108,7 @@ class Simulation:
         self._max_effort = {j.name: j.max_effort for j in robot.joints}
         self.motors = Motors(robot, self._commanded)
         self.delay = DelayLine()
-        self._locked: set[int] = set()
+        self._set_locked(set())
         self._joints: tuple[np.ndarray, np.ndarray] | None = None
         self._base: BaseState | None = None
         self._push = (np.zeros(3), 0)
@@ -178,6 +178,11 @@ class Simulation:
                 f"robot '{self.robot.name}': {path.name} has no {what} {missing}; it has {sorted(offered)}"
             )
 
+    def _set_locked(self, indices: set[int]) -> None:
+        self._locked = indices
+        self._free = [i for i, index in enumerate(self._drive_indices) if index not in indices]
+        self._free_indices = [self._drive_indices[i] for i in self._free]
+
     def _release(self, indices: list[int]) -> None:
         for index in indices:
             pybullet.setJointMotorControl2(self.body, index, pybullet.VELOCITY_CONTROL, force=0, **self._world)
@@ -199,7 +204,7 @@ class Simulation:
             pybullet.performCollisionDetection(**self._world)
         self._joints = self._base = None
         self._release(sorted(self._locked))
-        self._locked.clear()
+        self._set_locked(set())
         self.delay.reset()
         self._push = (np.zeros(3), 0)
         speeds = np.zeros(len(positions)) if velocities is None else velocities
@@ -245,23 +250,19 @@ class Simulation:
             states = pybullet.getJointStates(self.body, self._drive_indices, **self._world)
             position, velocity = np.array([s[0] for s in states]), np.array([s[1] for s in states])
             effort = self.motors.effort(kind, command, position, velocity)
-        free = [i for i, index in enumerate(self._drive_indices) if index not in self._locked]
-        indices = self._drive_indices
-        if len(free) < len(indices):
-            indices, effort = [indices[i] for i in free], effort[free]
+        if self._locked:
+            effort = effort[self._free]
         pybullet.setJointMotorControlArray(
-            self.body, indices, pybullet.TORQUE_CONTROL, forces=effort.tolist(), **self._world
+            self.body, self._free_indices, pybullet.TORQUE_CONTROL, forces=effort.tolist(), **self._world
         )
 
     def _command_servo(self, kind: str, command: np.ndarray) -> None:
         position = kind == "position"
         mode = pybullet.POSITION_CONTROL if position else pybullet.VELOCITY_CONTROL
-        free = [i for i, index in enumerate(self._drive_indices) if index not in self._locked]
+        free = self._free
         target = {"targetPositions" if position else "targetVelocities": [float(command[i]) for i in free]}
         forces = [self._max_effort[self._commanded[i]] * float(self.motors.strength[i]) for i in free]
-        pybullet.setJointMotorControlArray(
-            self.body, [self._drive_indices[i] for i in free], mode, forces=forces, **target, **self._world
-        )
+        pybullet.setJointMotorControlArray(self.body, self._free_indices, mode, forces=forces, **target, **self._world)
 
     def joint_states(self) -> tuple[np.ndarray, np.ndarray]:
         """Positions (J,) and velocities (J,) in the order of the robot's joints."""
@@ -332,7 +333,7 @@ class Simulation:
     def lock(self, joint: str) -> None:
         """Hold `joint` where it is, whatever is commanded, until `unlock` or `reset`."""
         index = self._joint_index[joint]
-        self._locked.add(index)
+        self._set_locked(self._locked | {index})
         here = pybullet.getJointState(self.body, index, **self._world)[0]
         pybullet.setJointMotorControl2(
             self.body, index, pybullet.POSITION_CONTROL, targetPosition=here, force=_LOCK_EFFORT, **self._world
@@ -341,7 +342,7 @@ class Simulation:
     def unlock(self, joint: str) -> None:
         """Set a locked joint free."""
         index = self._joint_index[joint]
-        self._locked.discard(index)
+        self._set_locked(self._locked - {index})
         self._release([index])
 
     def picture(self, width: int, height: int) -> np.ndarray:

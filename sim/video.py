@@ -21,7 +21,7 @@ from runtime.errors import GanglionError
 from runtime.sensing import Reason
 from sim.env import TaskEnv, make_env
 from sim.episode import episode
-from sim.evaluate import NOMINAL, match_task, world
+from sim.evaluate import NOMINAL, fault_names, match_task, world
 from sim.tasks import task_class
 
 _STRIP = 90  # pixels under the picture
@@ -82,7 +82,7 @@ def _panel(title: str, bundle: Bundle, env: TaskEnv, scene: Scene, every: int) -
     """Pictures of one bundle, every `every` ticks."""
     columns = match_task(bundle.contract, task_class(env.task.name))
     env.set_randomisation(world(env.task, scene.world))
-    env.set_faults(() if scene.fault == NOMINAL else (scene.fault,))
+    env.set_faults(fault_names(scene.fault))
     overlay = _Overlay(title, bundle, env.task.rate_hz)
     for tick in episode(Controller(bundle), env, scene.seed, columns):
         overlay.add(tick.command)

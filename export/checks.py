@@ -1,7 +1,8 @@
 """Calibration of the sensor checks, so that they hardly ever mask a channel of a robot whose sensors are well.
 
-The bounds come from nominal episodes with the checks off; what they then do wrong is measured on other episodes with
-the checks on, since a masked channel changes the belief. Who flies the episodes does not matter here.
+The bounds come from episodes with sensors that are well and the checks off; what they then do wrong is measured on
+other episodes with the checks on, since a masked channel changes the belief. Who flies the episodes does not matter
+here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from export.record import HELD_OUT, record_nominal
+from export.record import HELD_OUT, record_healthy
 from runtime.bundle import Bundle
 from runtime.contract import ChannelCheck, Contract, Observation, SensorChecks
 from runtime.errors import GanglionError
@@ -29,8 +30,7 @@ _REPLAYED, _STARTS = max(AGES), 64  # ticks of a replay, and replays
 _BIAS = 3.0  # predicted standard deviations
 _LEAST = 4.5  # standard deviations
 _REPEATS = range(2, 101)  # one second at 100 Hz is too late to be of use
-_RAISE = 1.1
-_ROUNDS = 10
+_RAISES = (1.1,) * 10 + (1.5,) * 5  # a gross bias is still seen by bounds twenty times as high
 
 Ticks = Mapping[str, np.ndarray]
 """Nominal ticks: what the agent was given and what it found, by the names of the graph, and the `tick` (N,) of each
@@ -58,12 +58,12 @@ class Bounds:
         for name, values in vars(self).items():
             getattr(sensors, name).copy_(torch.from_numpy(values))
 
-    def raised(self, spike: np.ndarray, drift: np.ndarray, frozen: np.ndarray) -> Bounds:
-        """A tenth higher where these, shaped as the bounds of each check, are true."""
+    def raised(self, by: float, spike: np.ndarray, drift: np.ndarray, frozen: np.ndarray) -> Bounds:
+        """Multiplied by `by` where these, shaped as the bounds of each check, are true."""
         return Bounds(
-            np.where(spike, _RAISE * self.spike, self.spike),
-            np.where(drift, _RAISE * self.drift, self.drift),
-            np.where(frozen, np.ceil(_RAISE * self.repeats), self.repeats),
+            np.where(spike, by * self.spike, self.spike),
+            np.where(drift, by * self.drift, self.drift),
+            np.where(frozen, np.ceil(by * self.repeats), self.repeats),
         )
 
     def without(self, gate: np.ndarray, frozen: np.ndarray) -> Bounds:
@@ -92,8 +92,8 @@ def calibrate_bounds(
     """Set `agent.sensors` so that no channel is masked in more than half of `LARGEST_FALSE_ALARM` of nominal ticks.
 
     `fly(attempt)` flies the agent at K = `steps`; every attempt, counted from 0, needs its own episodes. A check that
-    is wrong too often has its bounds raised by a tenth, and so has the drift that raised the alarm; after ten times it
-    is switched off.
+    is wrong too often has its bounds raised, and so has every channel whose bounds raised the alarm: by a tenth, after
+    ten times by half; after fifteen times it is switched off.
     """
     switched_off = np.zeros(agent.observation_size, dtype=bool)
     Bounds.off(agent.observation_size).put(agent.sensors)
@@ -108,23 +108,24 @@ def calibrate_bounds(
         noisy = (gate > _AIM, frozen > _AIM)
         if not np.any(noisy):
             break
-        if attempt <= _ROUNDS:
-            bounds = bounds.raised(noisy[0], _alarming(agent.sensors, flown, noisy[0]), noisy[1])
+        if attempt <= len(_RAISES):
+            spike, drift = _alarming(agent.sensors, flown, noisy[0])
+            bounds = bounds.raised(_RAISES[attempt - 1], noisy[0] | spike, drift, noisy[1])
         else:
             bounds = bounds.without(*noisy)
             switched_off |= np.any(noisy, axis=0)
     return Calibration(bounds, gate, frozen, len(flown["verdict"]), switched_off)
 
 
-def _alarming(sensors: SensorBelief, flown: Ticks, gated: np.ndarray) -> np.ndarray:
-    """Bounds of the drift (ages, D) bool that were exceeded when one of the `gated` channels (D,) bool was blamed."""
+def _alarming(sensors: SensorBelief, flown: Ticks, gated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds that were exceeded when one of the `gated` channels (D,) bool was blamed: spike (D,), drift (ages, D)."""
     carried, blamed = flown["state.sensors"], flown["verdict"] == DISTRUSTED
     onset = (blamed & (carried[:, HELD] == 0))[:, gated].any(1)
     averages, innovation = (
         torch.from_numpy(v[onset]).to(sensors.signature) for v in (carried[:, AVERAGES], flown["innovation"])
     )
-    drift = _drift(sensors, sensors.averaged(averages, innovation))
-    return np.asarray((drift > sensors.drift.numpy()).any(0))
+    spike, drift = innovation.abs().numpy(), _drift(sensors, sensors.averaged(averages, innovation))
+    return np.any(spike > sensors.spike.numpy(), axis=0), np.any(drift > sensors.drift.numpy(), axis=0)
 
 
 def _drift(sensors: SensorBelief, averages: torch.Tensor) -> np.ndarray:
@@ -139,18 +140,21 @@ def calibrate_checks(
     task: str,
     seed: int,
     report: Callable[[str], None],
-    episodes: int = 200,
+    ticks: int = 100_000,
 ) -> tuple[Bundle, SensorChecks]:
     """Set the bounds of `agent.sensors`; the bundle that `bundle_of` makes of it, and what its checks do.
 
-    Each attempt flies `episodes` new episodes of the bundle. `report` is told which channels lose a check.
+    Each attempt flies new episodes of the bundle, of `ticks` ticks in all if none ends early. `report` is told of each
+    attempt, and which channels lose a check.
     """
+    episodes = max(1, round(ticks / task_class(task).episode_steps))
     drafts: list[Bundle] = []
 
     def fly(attempt: int) -> Ticks:
+        report(f"calibrate the sensor checks, attempt {attempt + 1}")
         drafts.append(bundle_of(agent))
         first = seed + (3 + attempt) * HELD_OUT
-        recording = record_nominal(drafts[-1], task, range(first, first + episodes))
+        recording = record_healthy(drafts[-1], task, range(first, first + episodes))
         return recording.arrays | {"tick": recording.tick}
 
     found = calibrate_bounds(agent, agent.config.inference.default_steps, fly, task_class(task).observations)

@@ -19,7 +19,7 @@ from export.graph import build_model
 from export.health import calibrate
 from export.record import record_faulty
 from runtime.bundle import METADATA_KEY, Bundle, graph_digest
-from runtime.contract import Contract, Health, Provenance, Refinement, State
+from runtime.contract import WITHOUT_STEPS, Contract, Health, Provenance, Refinement, State
 from runtime.files import write_bytes
 from sim.tasks import task_class
 from training.agent.agent import Agent
@@ -51,10 +51,7 @@ def export(run: Path, output: Path, report: Callable[[str], None] | None = None)
     with tempfile.TemporaryDirectory() as folder:
 
         def draft(agent: Agent) -> Bundle:
-            say("trace the graph")
-            model = build_model(agent)
-            say("calibrate the sensor checks")
-            return Bundle.load(write_bundle(Path(folder) / "draft.onnx", model, contract))
+            return Bundle.load(write_bundle(Path(folder) / "draft.onnx", build_model(agent), contract))
 
         bundle, checks = calibrate_checks(agent, draft, config.task, config.seed, say)
     say("record failing sensors")
@@ -111,9 +108,9 @@ def carried_states(agent: Agent) -> tuple[State, ...]:
 
 
 def refinement_of(agent: Agent) -> Refinement:
-    """The amortized method makes no steps, whatever its settings allow."""
+    """Methods without steps make none, whatever their settings allow."""
     settings, steps = agent.config.inference, agent.method.steps
-    refines = settings.method != "amortized"
+    refines = settings.method not in WITHOUT_STEPS
     carried = agent.initial().get("P")
     return Refinement(
         method=settings.method,

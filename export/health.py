@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from export.record import HELD_OUT, record_nominal
+from export.record import HELD_OUT, record_healthy
 from runtime.bundle import Bundle
 from runtime.contract import Health, HealthAt
 
@@ -19,7 +19,7 @@ def calibrate(bundle: Bundle, task: str, seed: int, episodes: int = 10) -> Healt
     ticks = 0
     first = seed + 2 * HELD_OUT
     for k in (k for k in _REFINE if k <= bundle.contract.refinement.max_steps):
-        recording = record_nominal(bundle, task, range(first, first + episodes), k)
+        recording = record_healthy(bundle, task, range(first, first + episodes), k)
         warm = recording.tick >= _WARM_TICKS
         ticks = max(ticks, int(warm.sum()))
         innovation = np.quantile(np.abs(recording["innovation"][warm]), LEVELS, axis=0)

@@ -68,10 +68,13 @@ def _carried(inference: Inference) -> dict[str, np.ndarray]:
     return states | {"previous_action": inference.previous_action.copy()}
 
 
-def record_nominal(bundle: Bundle, task: str, seeds: Iterable[int], refine: int | None = None) -> Recording:
-    """Episodes without faults at K = `refine`, the bundle's default if None."""
+def record_healthy(bundle: Bundle, task: str, seeds: Iterable[int], refine: int | None = None) -> Recording:
+    """Episodes with sensors that are well, in worlds as randomised as in training, at K = `refine`.
+
+    The bundle's default K if None.
+    """
     controller = Controller(bundle, refine)
-    env = make_env(task)
+    env = make_env(task, task_class(task).randomisation)
     try:
         return join([record_episode(controller, env, seed) for seed in seeds])
     finally:

@@ -21,7 +21,9 @@ VERSION = 2
 ACTION_KINDS = ("position", "velocity", "effort")
 ACTION_MODES = ("absolute", "increment")
 SAFE_ACTIONS = ("hold", "zero")
-REFINEMENT_METHODS = ("amortized", "gradient", "diagonal", "gauss_newton")
+REFINEMENT_METHODS = ("hold", "amortized", "gradient", "diagonal", "gauss_newton")
+WITHOUT_STEPS = ("hold", "amortized")
+"""Of these, the ones that find the belief at once."""
 _LONGEST_AGE_S = 3600.0
 
 
@@ -167,7 +169,7 @@ class Refinement:
     """How many predictive-coding steps may follow the amortized answer, and of which kind."""
 
     method: str
-    """One of REFINEMENT_METHODS; `amortized` takes no steps."""
+    """One of REFINEMENT_METHODS; those in WITHOUT_STEPS take no steps."""
     default_steps: int
     max_steps: int
     step_sizes: tuple[float, ...]
@@ -185,8 +187,9 @@ class Refinement:
             f"refinement: default_steps is {self.default_steps}, expected 0 to max_steps = {self.max_steps}",
         )
         _require(
-            self.method != "amortized" or self.max_steps == 0,
-            f"refinement: max_steps is {self.max_steps}, expected 0 for the method 'amortized', which takes no steps",
+            self.method not in WITHOUT_STEPS or self.max_steps == 0,
+            f"refinement: max_steps is {self.max_steps}, expected 0 for the method '{self.method}', which takes no "
+            "steps",
         )
         _require(
             len(self.step_sizes) in (0, self.max_steps),

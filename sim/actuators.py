@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import numpy as np
 
@@ -41,15 +42,21 @@ class DelayLine:
         return self._current
 
 
+def within(values: np.ndarray, low: Any, high: Any) -> np.ndarray:
+    """`np.clip`, which takes four times as long for the few numbers of a robot."""
+    clipped: np.ndarray = np.minimum(np.maximum(values, low), high)
+    return clipped
+
+
 def limited_effort(effort: np.ndarray, velocity: np.ndarray, most: np.ndarray, no_load_speed: float) -> np.ndarray:
     """`effort` (J,) within what a DC motor with peak effort `most` (J,) can give at `velocity` (J,).
 
     In the direction of motion it falls linearly to zero at the no-load speed; against it, the peak is available.
     """
     share = velocity / no_load_speed
-    upper = most * np.clip(1.0 - share, 0.0, 1.0)
-    lower = -most * np.clip(1.0 + share, 0.0, 1.0)
-    return np.clip(effort, lower, upper)
+    upper = most * within(1.0 - share, 0.0, 1.0)
+    lower = -most * within(1.0 + share, 0.0, 1.0)
+    return within(effort, lower, upper)
 
 
 class Motors:
@@ -80,5 +87,5 @@ class Motors:
             elif kind == "velocity":
                 effort = self._drive.damping * (command - velocity)
             effort = limited_effort(effort, velocity, self._peak, self._drive.no_load_speed)
-        resistance = self.friction * np.clip(velocity / _BREAKAWAY, -1.0, 1.0) + self.viscous * velocity
+        resistance = self.friction * within(velocity / _BREAKAWAY, -1.0, 1.0) + self.viscous * velocity
         return self.strength * effort - resistance

@@ -287,10 +287,11 @@ class Simulation:
         linear, angular = pybullet.getBaseVelocity(self.body, **self._world)
         position, orientation = pybullet.multiplyTransforms(place, turn, *self._to_frame)
         rotation = np.reshape(pybullet.getMatrixFromQuaternion(orientation), (3, 3))
-        spin = np.array(angular)
-        lever = np.subtract(position, place)
+        rx, ry, rz = (p - q for p, q in zip(position, place))
+        wx, wy, wz = angular
+        lever = np.array((wy * rz - wz * ry, wz * rx - wx * rz, wx * ry - wy * rx))  # np.cross takes a tenth of a tick
         return BaseState(
-            np.array(position), rotation, (np.array(linear) + np.cross(spin, lever)) @ rotation, spin @ rotation
+            np.array(position), rotation, (np.array(linear) + lever) @ rotation, np.array(angular) @ rotation
         )
 
     def specific_force(self) -> np.ndarray:

@@ -23,6 +23,8 @@ class TrainConfig:
     """Learning algorithm."""
     seed: int = 0
     """Seeds the simulations, the network and every draw."""
+    start: str = ""
+    """Folder of a run of the same task whose policy and critic to begin with; none if empty."""
     steps: int = 1_000_000
     """Environment steps in all."""
     num_envs: int = 64
@@ -65,6 +67,8 @@ class TrainConfig:
     """The network."""
 
 
+_TROTTING_WEIGHT = 68.0  # N: half of the A1 with a payload of 1.5 kg
+
 _PRESETS = {
     "cartpole": TrainConfig(task="cartpole", steps=200_000, gamma=0.99, agent=AgentConfig(hidden=48)),
     "a1_walk": TrainConfig(
@@ -90,6 +94,8 @@ def trot(task: type[TaskInfo], layout: Layout) -> TrotConfig:
         link=THIGH,
         height=STANCE_HEIGHT - FOOT_RADIUS,
         phases=(0.0, 0.5, 0.5, 0.0),
+        weight=_TROTTING_WEIGHT,
+        stiffness=A1.drive.stiffness if A1.drive else 1.0,
         period_s=1 / task.rate_hz,
         command=tuple(range(command.start, command.stop)),
         command_mean=tuple(layout.mean[command].tolist()),

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from runtime.errors import GanglionError
 from training.algorithms.ppo import PPO
-from training.checkpoint import build_agent, load_checkpoint, load_config, save_checkpoint, save_config
+from training.checkpoint import build_agent, load_agent, load_checkpoint, load_config, save_checkpoint, save_config
 from training.config import TrainConfig
 from training.rollout import Collector
 from training.world_model import WorldModel
@@ -56,6 +56,8 @@ class Trainer:
         if resume:
             self._load(load_checkpoint(run))
         else:
+            if config.start:
+                self._take_policy(Path(config.start))
             save_config(run, config)
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -64,6 +66,18 @@ class Trainer:
         self.policy.optimizer.load_state_dict(state["policy"])
         self.steps = int(state["steps"])
         torch.manual_seed(self.config.seed + self.steps)
+
+    def _take_policy(self, run: Path) -> None:
+        other, config, _ = load_agent(run)
+        try:
+            for part in ("policy", "critic"):
+                getattr(self.agent, part).load_state_dict(getattr(other, part).state_dict())
+            self.agent.log_std.data.copy_(other.log_std.data)
+        except RuntimeError as error:
+            raise GanglionError(
+                f"the policy of {run} (task {config.task}, hidden {config.agent.hidden}) does not fit this agent (task "
+                f"{self.config.task}, hidden {self.config.agent.hidden}); start from a run of the same task and sizes"
+            ) from error
 
     def save(self) -> None:
         """Write a checkpoint."""

@@ -202,7 +202,7 @@ def test_noisy_checks_are_raised_and_in_the_end_switched_off(
         export.checks, "find_bounds", lambda *_: Bounds(np.full(D, 4.0), np.full((len(AGES), D), 4.5), np.full(D, 2.0))
     )
     monkeypatch.setattr(
-        export.checks, "_alarming", lambda *_: np.zeros((len(AGES), D), dtype=bool)
+        export.checks, "_alarming", lambda *_: (np.zeros(D, dtype=bool), np.zeros((len(AGES), D), dtype=bool))
     )  # a tiny bundle has no averages
     made = []
 
@@ -217,10 +217,12 @@ def test_noisy_checks_are_raised_and_in_the_end_switched_off(
         return Bundle.load(write_tiny_bundle(tmp_path / "b.onnx", "cartpole", 0.3, verdicts=verdicts))
 
     said: list[str] = []
-    _, checks = calibrate_checks(agent, bundle_of, "cartpole", 0, said.append, episodes=2)
-    assert len(made) == 1 + 1 + 10 + 1  # off, first bounds, ten raises, switched off
+    _, checks = calibrate_checks(agent, bundle_of, "cartpole", 0, said.append, ticks=1000)
+    assert len(made) == 1 + 1 + 15 + 1  # off, first bounds, fifteen raises, switched off
+    assert made[-2][1] == pytest.approx(4.0 * 1.1**10 * 1.5**5)
     assert made[0] == [OFF] * D
-    assert said == [f"switch a sensor check off, it is wrong too often: {CHANNELS[1]}"]
+    assert said[-1] == f"switch a sensor check off, it is wrong too often: {CHANNELS[1]}"
+    assert said[:-1] == [f"calibrate the sensor checks, attempt {i}" for i in range(1, len(made) + 1)]
     one, two, three, four = (checks.channels[c] for c in CHANNELS)
     assert one.spike == pytest.approx(4.84)
     assert (one.drift, one.repeats) == (4.5, 2)
@@ -249,6 +251,23 @@ def test_the_drift_that_raised_a_false_alarm_is_raised(agent: Agent) -> None:
     found = calibrate_bounds(agent, 1, fly, CONTRACT.observations)
     np.testing.assert_allclose(found.bounds.drift, [(4.5, 4.5, 4.5, 4.5 * 1.1**4)] * len(AGES), rtol=1e-6)
     np.testing.assert_allclose(found.bounds.spike, (4.5, 4.5 * 1.1**4, 4.5, 4.5), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("own_signatures")
+def test_the_spike_for_which_another_channel_was_blamed_is_raised(agent: Agent) -> None:
+    """Channel 1 is blamed when channel 3 jumps to 6 standard deviations."""
+
+    def fly(attempt: int) -> Ticks:
+        ticks = nominal(*np.zeros((3, N, D))) | {"verdict": np.zeros((N, D))}
+        if float(agent.sensors.spike[3]) < 6.0 and attempt:
+            ticks["innovation"][10, 3] = 6.0
+            ticks["innovation"][11, 2] = 9.0  # not when the alarm was raised
+            ticks["state.sensors"][11:22, HELD, 1] = 1.0
+            ticks["verdict"][10:22, 1] = 2.0
+        return ticks
+
+    found = calibrate_bounds(agent, 1, fly, CONTRACT.observations)
+    np.testing.assert_allclose(found.bounds.spike, (4.5, 4.5 * 1.1**4, 4.5, 4.5 * 1.1**4), rtol=1e-6)
 
 
 @pytest.mark.usefixtures("own_signatures")
@@ -301,9 +320,9 @@ def test_rare_false_alarms_are_measured_and_left(agent: Agent, tmp_path: Path, m
     verdict = np.zeros((5000, D))
     verdict[[7, 2000], 3] = 2
     recording = Recording(np.arange(5000), {"verdict": verdict})
-    monkeypatch.setattr(export.checks, "record_nominal", lambda *_: recording)
+    monkeypatch.setattr(export.checks, "record_healthy", lambda *_: recording)
     bundle = Bundle.load(write_tiny_bundle(tmp_path / "b.onnx", "cartpole"))
-    _, checks = calibrate_checks(agent, lambda agent: bundle, "cartpole", 0, pytest.fail)
+    _, checks = calibrate_checks(agent, lambda agent: bundle, "cartpole", 0, lambda stage: None)
     assert [checks.channels[c].gate_false_alarm for c in CHANNELS] == [0, 0, 0, 4e-4]
     assert {c.repeats for c in checks.channels.values()} == {0}
     assert checks.ticks == 5000

@@ -18,7 +18,7 @@ from export.gate import ParityError, check_parity
 from export.graph import IR_VERSION, OPSET, build_model
 from export.record import Recording
 from runtime.bundle import Bundle
-from runtime.contract import Contract, Node, State
+from runtime.contract import WITHOUT_STEPS, Contract, Node, State
 from training.agent.agent import Agent
 from training.agent.config import AgentConfig, InferenceConfig
 from training.checkpoint import build_agent
@@ -27,7 +27,9 @@ from training.config import TrainConfig
 CHAIN = (Node("top", 2), Node("middle", 2, ("top",)), Node("bottom", 4, ("middle",)))
 DIAMOND = (Node("top", 1), Node("left", 2, ("top",)), Node("right", 1, ("top",)), Node("join", 4, ("left", "right")))
 SINGLE = (Node("state", 6),)
+ALL_TIED = (Node("state", 4),)
 METHODS = {
+    "hold": AgentConfig(ALL_TIED, "state", (0, 1, 2, 3), inference=InferenceConfig("hold")),
     "amortized": AgentConfig(SINGLE, "state", (0, 1), inference=InferenceConfig("amortized")),
     "gradient": AgentConfig(CHAIN, "top", inference=InferenceConfig("gradient", "learned", max_steps=5)),
     "diagonal": AgentConfig(DIAMOND, "top", inference=InferenceConfig("diagonal", "chebyshev", max_steps=5)),
@@ -89,7 +91,7 @@ def test_graph_equals_torch_in_every_method(method: str, tmp_path: Path) -> None
     assert (model.opset_import[0].version, model.ir_version) == (OPSET, IR_VERSION)
     bundle = Bundle.load(write_bundle(tmp_path / "b.onnx", model, contract))
     parity = check_parity(agent, bundle, ticks, refine)
-    assert parity.refine == ((0,) if method == "amortized" else (0, 1, 4))
+    assert parity.refine == ((0,) if method in WITHOUT_STEPS else (0, 1, 4))
     assert (parity.observations, parity.sequence_ticks) == (TICKS, TICKS)
     assert 0.1 < parity.masked_fraction < 0.3
     assert 0 < parity.max_difference < 1e-4
@@ -178,6 +180,7 @@ def test_the_contract_describes_every_method() -> None:
             learned = tuple(agent.method.steps.raw.exp().tolist())
     refinements = {name: contract.refinement for name, contract in found.items()}
     assert {n: (r.method, r.default_steps, r.max_steps, r.covariance_block) for n, r in refinements.items()} == {
+        "hold": ("hold", 0, 0, 0),
         "amortized": ("amortized", 0, 0, 0),
         "gradient": ("gradient", 1, 5, 0),
         "diagonal": ("diagonal", 1, 5, 0),

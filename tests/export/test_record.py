@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from export.record import FailingSensors, join, record_faulty, record_nominal
+from export.record import FailingSensors, join, record_faulty, record_healthy
 from runtime.bundle import Bundle
 from runtime.contract import Layout
 from runtime.sample import Sample
@@ -12,7 +12,7 @@ from tests.tiny_bundle import tiny_contract
 
 def test_a_recording_holds_what_each_tick_read(cartpole: Bundle) -> None:
     """In the tiny bundle z grows by 0.1 a tick, and `arrivals` by the four fresh channels."""
-    recording = record_nominal(cartpole, "cartpole", [3, 4], refine=5)
+    recording = record_healthy(cartpole, "cartpole", [3, 4], refine=5)
     begins = np.flatnonzero(recording.tick == 0)
     assert len(begins) == 2
     assert len(recording) == len(recording["observation"]) > begins[1] > 20
@@ -27,8 +27,8 @@ def test_a_recording_holds_what_each_tick_read(cartpole: Bundle) -> None:
 
 
 def test_parts_join_in_order(cartpole: Bundle) -> None:
-    one, two = (record_nominal(cartpole, "cartpole", [seed]) for seed in (3, 4))
-    both = record_nominal(cartpole, "cartpole", [3, 4])
+    one, two = (record_healthy(cartpole, "cartpole", [seed]) for seed in (3, 4))
+    both = record_healthy(cartpole, "cartpole", [3, 4])
     joined = join([one, two])
     assert len(joined.first(7)) == 7
     for name in both.arrays:

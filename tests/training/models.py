@@ -25,6 +25,7 @@ GRAPHS = {
                 Node("join", 5, ("left", "right"))),
     "fork": (Node("top", 2), Node("left", 3, ("top",)), Node("right", 3, ("top",))),
 }  # fmt: skip
+HOLD = InferenceConfig("hold", default_steps=0, max_steps=0)
 METHODS = {
     "amortized": InferenceConfig("amortized"),
     "gradient": InferenceConfig("gradient"),

@@ -9,6 +9,7 @@ from torch import Tensor
 from tests.training.models import GRAPHS, KALMAN, METHODS, A, D, draw, make_agent, tied_agent
 from training.agent.agent import Agent, Belief, State
 from training.agent.config import AgentConfig
+from training.agent.networks import SkipMLP
 
 B = 50
 TIED = (3, 0)
@@ -126,6 +127,7 @@ def test_a_new_encoder_corrects_tied_latents_by_half_of_their_innovation() -> No
     torch.manual_seed(0)
     agent = Agent(make_agent("single", KALMAN, TIED).config, D, A)
     with torch.no_grad():
+        assert isinstance(agent.encoder, SkipMLP)
         for parameter in agent.encoder.curved.parameters():
             parameter.zero_()
         x, mask, action, z = (v.float() for v in draw(B, 6))

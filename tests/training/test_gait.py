@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from runtime.contract import Layout
+from sim.env import RobotEnv
 from sim.robots.a1 import A1, FOOT_RADIUS, HIPS, LEGS, STANCE_HEIGHT
 from sim.simulation import Simulation
 from sim.tasks import TASKS
-from training.agent.gait import Trot
+from training.agent.gait import Trot, TrotConfig
 from training.config import trot
 
 TASK = TASKS["a1_walk"]
@@ -70,7 +73,7 @@ def test_nothing_jumps_when_the_cycle_begins_anew(gait: Trot) -> None:
     phases = (torch.arange(400) / 400)[:, None]
     angles = gait.joints(gait.feet(phases, COMMAND.expand(400, 3)))
     assert (angles - angles.roll(1, 0)).abs().max() < 0.05
-    assert gait.advanced(torch.tensor([[0.99]])).item() == pytest.approx(0.99 + 0.025 - 1.0)
+    assert gait.advanced(torch.tensor([[0.99]])).item() == pytest.approx(0.99 + 0.03 - 1.0)
 
 
 def test_actions_are_normalised_as_the_contract_says(gait: Trot) -> None:
@@ -79,7 +82,51 @@ def test_actions_are_normalised_as_the_contract_says(gait: Trot) -> None:
     z[:, layout.slices["command"]] = COMMAND / 0.5
     phase = torch.tensor([[0.3]])
     angles = gait(phase, z) * torch.tensor(TASK.action.scale) + torch.tensor(TASK.action.offset)
-    torch.testing.assert_close(angles, gait.joints(gait.feet(phase, COMMAND)))
+    feet = gait.feet(phase, COMMAND)
+    torch.testing.assert_close(angles, gait.joints(feet) - gait.sag(phase, feet, gait.joints(feet)))
+
+
+def test_the_weight_turns_every_joint_as_far_as_its_lever_says(gait: Trot) -> None:
+    """A foot rises by dz for a turn dq of a joint, so weight w against stiffness k turns it by w dz / dq / k."""
+
+    def height(q: torch.Tensor, offset: float) -> torch.Tensor:
+        reach = 0.2 * (torch.cos(q[1]) + torch.cos(q[1] + q[2]))
+        return offset * torch.sin(q[0]) - reach * torch.cos(q[0])
+
+    phase = torch.tensor([[0.3]])  # of the first and the last leg, in the middle of their time on the ground
+    feet = gait.feet(phase, COMMAND)
+    joints = gait.joints(feet)
+    sag = gait.sag(phase, feet, joints)[0].view(4, 3)
+    for leg in (0, 3):
+        q = joints[0].view(4, 3)[leg].clone().requires_grad_(True)
+        z = height(q, CONFIG.offsets[leg])
+        assert z.item() == pytest.approx(feet[0, leg, 2].item(), abs=1e-6)
+        (lever,) = torch.autograd.grad(z, q)
+        torch.testing.assert_close(sag[leg], 68.0 / 80.0 * lever, rtol=1e-4, atol=1e-6)
+    assert (sag[[1, 2]] == 0).all(), "these are in the air"
+
+
+def test_a_trot_that_bears_its_weight_stays_up_and_does_not_twist() -> None:
+    """In place for 2 s in PyBullet, against the same trot without."""
+
+    def trotted(config: TrotConfig) -> tuple[float, float]:
+        gait, env = Trot(config), RobotEnv("a1_walk")
+        env.reset(seed=0)
+        phase, z = torch.zeros(1, 1), torch.zeros(1, env.layout.size)
+        heights, turns = [], []
+        for _ in range(200):
+            phase = gait.advanced(phase)
+            env.step(gait(phase, z)[0].numpy())
+            base = env.sim.base_state()
+            heights.append(base.position[2])
+            turns.append(abs(base.angular_velocity[2]))
+        env.close()
+        return float(np.mean(heights[100:])), float(np.mean(turns[100:]))
+
+    (height, twist), (sagged, twisted) = trotted(CONFIG), trotted(replace(CONFIG, weight=0.0))
+    assert abs(height - STANCE_HEIGHT) < 0.005
+    assert sagged < STANCE_HEIGHT - 0.015
+    assert twist < 0.3 * twisted
 
 
 def test_a_foot_that_cannot_be_reached_stretches_the_leg(gait: Trot) -> None:

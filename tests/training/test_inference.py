@@ -12,7 +12,7 @@ from numpy.polynomial.chebyshev import chebval
 from torch import Tensor
 
 from runtime.errors import GanglionError
-from tests.training.models import METHODS, draw, make_agent, numbers
+from tests.training.models import HOLD, METHODS, draw, make_agent, numbers, tied_agent
 from training.agent.agent import Agent, Start
 from training.agent.config import InferenceConfig
 from training.agent.inference import StepSizes, chebyshev_steps, constant_step
@@ -171,10 +171,30 @@ def test_the_amortized_method_makes_no_step() -> None:
     assert torch.equal(agent.refine(start.z, x, start, torch.tensor(0), torch.ones(B, dtype=torch.int64)), start.z)
 
 
+def test_hold_keeps_the_last_reading_of_every_channel() -> None:
+    agent = tied_agent(3, HOLD)
+    k, action = torch.zeros(1, dtype=torch.int64), torch.zeros(1, 1).double()
+    state = {name: value.double() for name, value in agent.initial().items()}
+    seen = []
+    for x, mask in (((1.0, 2.0, 3.0), (1, 0, 1)), ((4.0, 5.0, 6.0), (0, 1, 0)), ((7.0, 8.0, 9.0), (0, 0, 1))):
+        belief = agent.infer(torch.tensor([x]).double(), torch.tensor([mask]).double(), action, state, k)
+        state = belief.state
+        seen.append(belief.z[0].tolist())
+    assert seen == [[1.0, 0.0, 3.0], [1.0, 5.0, 3.0], [1.0, 5.0, 9.0]]
+    assert not list(agent.encoder.parameters())
+    carried, predicted, _ = agent.method.foresee(agent.model, state, action)
+    assert carried["z"][0].tolist() == predicted[0].tolist() == seen[-1]
+
+
+def test_hold_needs_a_latent_for_every_channel() -> None:
+    with pytest.raises(GanglionError, match="'hold' needs one latent for every channel"):
+        make_agent("single", HOLD, tied=(0, 1))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "magic"}, "no inference method 'magic'; expected one of amortized"),
+        ({"method": "magic"}, "no inference method 'magic'; expected one of hold, amortized"),
         ({"schedule": "sometimes"}, "no schedule 'sometimes'"),
         ({"default_steps": 9}, "default_steps is 9, expected 0 to max_steps = 8"),
     ],

@@ -22,6 +22,7 @@ from tests.training.models import (
 )
 from training.agent.agent import Agent
 from training.agent.config import InferenceConfig
+from training.agent.networks import SkipMLP
 from training.algorithms.ppo import clipped_objective
 from training.config import TrainConfig
 from training.returns import gae
@@ -205,6 +206,7 @@ def shrunk(agent: Agent, c: float) -> Agent:
         for part in conditionals(agent.model.observation):
             part.skip_weight.div_(c)
             part.inner_weight.div_(c)
+        assert isinstance(agent.encoder, SkipMLP)
         first, last = agent.encoder.curved[0], agent.encoder.curved[-1]
         assert isinstance(first, nn.Linear)
         assert isinstance(last, nn.Linear)
@@ -262,6 +264,7 @@ def test_tied_latents_do_not_shrink_because_prediction_fixes_them() -> None:
             for parameter in agent.encoder.parameters():
                 parameter.zero_()
             prior, surprise = 2 * D, 2 * D + D
+            assert isinstance(agent.encoder, SkipMLP)
             agent.encoder.linear.weight[:, surprise:] = c * torch.eye(D)  # z = c x, whatever the prior mean is
             agent.encoder.linear.weight[:, prior:surprise] = (c - 1) * torch.eye(D)
             agent.method.get_parameter("predictive_log_variance").fill_(math.log((1 - c) ** 2 + q))

@@ -79,6 +79,22 @@ def test_a_walker_learns_around_its_gait(tmp_path: Path) -> None:
     )
 
 
+def test_a_run_begins_with_the_policy_of_another(finished: tuple[Path, list[Status]], tmp_path: Path) -> None:
+    trainer = Trainer(replace(SMALL, start=str(finished[0])), tmp_path / "a", resume=False)
+    mine, theirs = trainer.agent.state_dict(), load_checkpoint(finished[0])["agent"]
+    taken = {name for name in mine if name.split(".")[0] in ("policy", "critic", "log_std")}
+    assert taken
+    assert all(torch.equal(mine[name], theirs[name]) for name in taken)
+    assert not torch.equal(mine["encoder.linear.weight"], theirs["encoder.linear.weight"])
+
+
+def test_a_policy_of_another_size_is_refused(finished: tuple[Path, list[Status]], tmp_path: Path) -> None:
+    wider = replace(SMALL, start=str(finished[0]), agent=replace(SMALL.agent, hidden=20))
+    with pytest.raises(GanglionError, match=r"task cartpole, hidden 48.* does not fit this agent"):
+        train(wider, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
 def test_an_interrupted_run_is_saved(tmp_path: Path) -> None:
     def interrupt(status: Status) -> None:
         raise KeyboardInterrupt

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from training.agent.config import AgentConfig
 from training.agent.gait import Trot
-from training.agent.inference import Prediction, make_method
+from training.agent.inference import Hold, Prediction, make_method
 from training.agent.model import GenerativeModel, Prior
-from training.agent.networks import SkipMLP, mlp
+from training.agent.networks import LastReading, SkipMLP, mlp
 from training.agent.sensors import SensorBelief
 
 _GUARD = (1.0, 0.5, 0.25, 0.0)  # multiples of the refinement's displacement; the one of least F is kept
@@ -86,10 +86,7 @@ class Agent(nn.Module):
         self.method = make_method(self.model, config.inference)
         self.sensors = SensorBelief(observation_size)
         size = self.model.size
-        self.encoder = SkipMLP(3 * observation_size + size, config.hidden, size)
-        with torch.no_grad():  # half of each innovation corrects the latent that is tied to the channel
-            ties = self.model.observed_rows[: len(config.tied)].mT
-            self.encoder.linear.weight[:, [2 * observation_size + size + c for c in config.tied]] = 0.5 * ties
+        self.encoder: SkipMLP | LastReading = self._make_encoder()
         acting = self.model.slices[config.acting_node]
         self._predicts = config.acting_node in self.model.observed
         features = acting.stop - acting.start + self._predicts * (observation_size - len(config.tied))
@@ -99,6 +96,18 @@ class Agent(nn.Module):
         self.policy = mlp(features, config.hidden, action_size, last_gain=0.01)
         self.critic = mlp(size + observation_size + rhythm, config.hidden, 1)
         self.log_std = nn.Parameter(torch.full((action_size,), config.initial_log_std))
+
+    def _make_encoder(self) -> SkipMLP | LastReading:
+        """Of the features (B, 3 D + Z) that `start` makes."""
+        channels, size = self.observation_size, self.model.size
+        ties = torch.zeros(size, channels)
+        ties[:, list(self.config.tied)] = self.model.observed_rows[: len(self.config.tied)].mT
+        if isinstance(self.method, Hold):
+            return LastReading(ties)
+        encoder = SkipMLP(3 * channels + size, self.config.hidden, size)
+        with torch.no_grad():  # half of each innovation corrects the latent that is tied to the channel
+            encoder.linear.weight[:, -channels:] = 0.5 * ties
+        return encoder
 
     def initial(self, batch: int = 1) -> State:
         """Carried state before the first tick."""

@@ -16,8 +16,9 @@ class InferenceConfig:
     """How the belief of a tick is found."""
 
     method: str = "gauss_newton"
-    """amortized: the encoder alone. gradient: plain steps. diagonal: steps divided by the diagonal curvature.
-    gauss_newton: steps divided by the whole curvature, with the posterior covariance carried from tick to tick."""
+    """hold: the last reading of every channel, as in a policy without a model. amortized: the encoder alone. gradient:
+    plain steps. diagonal: steps divided by the diagonal curvature. gauss_newton: steps divided by the whole curvature,
+    with the posterior covariance carried from tick to tick."""
     schedule: str = "learned"
     """Step sizes of the methods gradient and diagonal, and of gauss_newton in blocks: constant, chebyshev, learned."""
     covariance_block: int = 0

@@ -29,11 +29,17 @@ class TrotConfig:
     """Of each leg, in cycles."""
     period_s: float
     """Of a tick."""
-    frequency_hz: float = 2.5
+    frequency_hz: float = 3.0
     duty: float = 0.6
     """Share of the cycle with the foot on the ground."""
-    lift: float = 0.08
+    lift: float = 0.06
     """Of a swinging foot, m."""
+    weight: float = 0.0
+    """That a foot on the ground carries, N."""
+    stiffness: float = 1.0
+    """Of the joints' drives, N·m/rad, which give way under the weight unless commanded that much farther."""
+    loading: float = 0.1
+    """Share of the cycle in which a foot takes the weight over, and gives it back."""
     command: tuple[int, ...] = ()
     """Latents that are the command vx, vy, wz."""
     command_mean: tuple[float, ...] = ()
@@ -78,11 +84,15 @@ class Trot(nn.Module):
         angle = 2.0 * math.pi * phase
         return torch.cat((torch.sin(angle), torch.cos(angle)), -1)
 
+    def _own_phases(self, phase: Tensor) -> Tensor:
+        """Of every leg (B, L), in cycles since its foot touched the ground."""
+        own = phase + self.phases
+        return own - own.floor()
+
     def feet(self, phase: Tensor, command: Tensor) -> Tensor:
         """Position of every foot against its hip (B, L, 3) m, at the phase (B, 1) and command (B, 3): vx, vy, wz."""
         c = self.config
-        own = phase + self.phases
-        own = own - own.floor()  # (B, L)
+        own = self._own_phases(phase)
         ground = (own / c.duty).clamp(max=1.0)
         swing = ((own - c.duty) / (1.0 - c.duty)).clamp(min=0.0)
         # where the foot is along its step: forward half to backward half on the ground, back through the air
@@ -107,6 +117,20 @@ class Trot(nn.Module):
         thigh = torch.atan2(-x, reach) + bend
         return torch.stack((hip, thigh, -2.0 * bend), -1).flatten(-2)
 
+    def sag(self, phase: Tensor, feet: Tensor, joints: Tensor) -> Tensor:
+        """How far the joints (B, 3 L) rad give way under the weight on the feet (B, L, 3): w J_z' / k, J_z = dz / dq.
+
+        Feet in the air carry none.
+        """
+        c = self.config
+        own = self._own_phases(phase)
+        load = (own / c.loading).clamp(max=1.0) * ((c.duty - own) / c.loading).clamp(0.0, 1.0)
+        x, y, _ = feet.unbind(-1)
+        hip, thigh, _ = joints.unflatten(-1, (-1, 3)).unbind(-1)
+        upright = torch.cos(hip)
+        rise = torch.stack((y, -x * upright, -(x + c.link * torch.sin(thigh)) * upright), -1)  # dz of the foot / dq
+        return (c.weight / c.stiffness * load.unsqueeze(-1) * rise).flatten(-2)
+
     @property
     def residual(self) -> Tensor:
         """What the policy's unit is worth in normalised actions (A,)."""
@@ -115,4 +139,6 @@ class Trot(nn.Module):
     def forward(self, phase: Tensor, z: Tensor) -> Tensor:
         """Normalised action (B, A) at the phase (B, 1) and the latents (B, Z)."""
         command = z[..., self.indices] * self.command_scale + self.command_mean
-        return (self.joints(self.feet(phase, command)) - self.joint_offset) / self.joint_scale
+        feet = self.feet(phase, command)
+        joints = self.joints(feet)
+        return (joints - self.sag(phase, feet, joints) - self.joint_offset) / self.joint_scale

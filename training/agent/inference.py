@@ -1,5 +1,6 @@
 """Methods of inference behind one interface: a prior for the tick, refinement steps, and what to carry on.
 
+    hold           z is the last reading of every channel
     amortized      z is the encoder's answer
     gradient       z <- z - eta_k dF/dz
     diagonal       z <- z - eta_k dF/dz / diag(Pi + J' L J)
@@ -135,6 +136,26 @@ class Method(nn.Module):
         return {"z": z}
 
 
+class Hold(Method):
+    """Every channel's last reading, as in a policy without a model, which here only tells how surprising it is."""
+
+    def __init__(self, model: GenerativeModel) -> None:
+        super().__init__(model)
+        if not bool(model.anchored.all()) or model.observation.free is not None:
+            raise GanglionError("the inference method 'hold' needs one latent for every channel, tied to it")
+
+    def foresee(
+        self, model: GenerativeModel, state: dict[str, Tensor], action: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        z = state["z"]
+        return {"z": z}, model.predict(z), self.predictive_log_variance.exp()
+
+    def predict(self, model: GenerativeModel, state: dict[str, Tensor], action: Tensor) -> Prediction:
+        prior, _ = constant_prior(model, state["z"], action)
+        held, x, variance = self.foresee(model, state, action)
+        return Prediction(prior, held["z"], x, variance)
+
+
 class Gradient(Method):
     """Plain steps."""
 
@@ -259,6 +280,8 @@ def _log_precisions(model: GenerativeModel, z_previous: Tensor, action: Tensor, 
 
 def make_method(model: GenerativeModel, config: InferenceConfig) -> Method:
     """The method that `config` names. Raises GanglionError if its covariance blocks do not fit."""
+    if config.method == "hold":
+        return Hold(model)
     if config.method == "gradient":
         return Gradient(model, config)
     if config.method == "diagonal":

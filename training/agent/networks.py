@@ -41,6 +41,21 @@ class SkipMLP(nn.Module):
         return added(base, self.curved[:-1](inputs), last.weight.T)
 
 
+class LastReading(nn.Module):
+    """In the place of an encoder: every innovation, the last of its inputs, whole to the latent tied to its channel."""
+
+    ties: Tensor
+
+    def __init__(self, ties: Tensor) -> None:
+        """`ties` (outputs, channels)."""
+        super().__init__()
+        self.register_buffer("ties", ties)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, outputs) for (B, inputs)."""
+        return linear(inputs[..., -self.ties.shape[1] :], self.ties)
+
+
 class Known(NamedTuple):
     """What is known of a conditional before anything is learned: mu(u) = S u + R (C u + W2 tanh(W1 u + b1) + b2)."""
 

@@ -352,13 +352,16 @@ class Replay:
     """telemetry: the recorded ticks, bit for bit; raw: the sensor topics alone; auto: telemetry where it fits."""
     namespace: str = ""
     """Look only at the topics below this namespace."""
+    faults: Names = ()
+    """Faults that strike the recorded sensors, e.g. lost:imu@2-4, in seconds since the recording began."""
     json: JsonPath = None
     """Also write the result to this file."""
 
     def run(self) -> None:
         from runtime.replay.replay import replay
 
-        result = replay(self.bag, _load(self.file), mode=self.mode, namespace=self.namespace).to_json()
+        asked = {"mode": self.mode, "namespace": self.namespace, "faults": self.faults}
+        result = replay(self.bag, _load(self.file), **asked).to_json()  # type: ignore[arg-type]
         _finish(f"{self.bag} on {self.file}", replay_table(result), result, self.json)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -218,6 +218,12 @@ class RunningFault:
         since = time_s - self._spec.start_s + _SHORT_S
         if time_s + _SHORT_S < self._spec.end_s and (since >= 0.0 or self._kind.remembers):
             self._effect(values, stamp_ns, since)
+
+
+def start_faults(texts: Iterable[str], layout: Layout, seed: int = 0) -> list[RunningFault]:
+    """Faults by their names in one episode or recording. Raises ContractError that states the accepted forms."""
+    rng = np.random.default_rng(seed)
+    return [parse_fault(text, layout).start(rng) for text in texts]
 
 
 def parse_fault(text: str, layout: Layout, start_s: float = 0.0) -> Fault:

@@ -13,6 +13,7 @@ from runtime.bundle import Bundle
 from runtime.contract import Contract
 from runtime.controller import Controller, Status
 from runtime.errors import BagError
+from runtime.faults import RunningFault
 from runtime.messages import KINDS, deliver, topics
 from runtime.replay.bags import Bag
 from runtime.replay.compare import Errors, ReplayResult
@@ -23,15 +24,17 @@ _BY_JOINT = {"position": "position", "velocity": "velocity", "effort": "effort"}
 _BY_POINT = {"position": "positions", "velocity": "velocities", "effort": "effort"}
 
 
-def replay_raw(bag: Bag, bundle: Bundle, progress: Callable[[float], None] | None = None) -> ReplayResult:
-    """Tick at the contract's rate on the bag's receive times.
+def replay_raw(
+    bag: Bag, bundle: Bundle, faults: list[RunningFault], progress: Callable[[float], None] | None = None
+) -> ReplayResult:
+    """Tick at the contract's rate on the bag's receive times, the readings corrupted by `faults`.
 
     Raises BagError if an observation that the agent cannot do without has no topic, or none of its joints, in the bag.
     """
     contract = bundle.contract
     found, missing = find_observations(bag, contract)
     command_topic = _find_command(bag, contract)
-    runner = _Runner(Controller(bundle))
+    runner = _Runner(Controller(bundle), faults)
     begin = time.perf_counter()
     for index, record in enumerate(bag.records({*found, command_topic} if command_topic else {*found})):
         runner.advance(record.receive_ns)
@@ -127,9 +130,10 @@ class _Runner:
     Each tick continues from the recorded command, so one different answer does not make all later ones differ.
     """
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, controller: Controller, faults: list[RunningFault]) -> None:
         self.controller = controller
         self.sample = Sample(controller.contract)
+        self._faults, self._shown = faults, Sample(controller.contract)
         self.errors = Errors(controller.layout.joints)
         self.statuses: Counter[str] = Counter()
         self.command: np.ndarray | None = None
@@ -158,10 +162,18 @@ class _Runner:
             if self._answer is not None:
                 self.errors.add(self._answer, self.command)
             self.controller.follow(self.command)
-        command = self.controller.tick(self.sample, now_ns)
+        command = self.controller.tick(self._corrupted(), now_ns)
         self.ticks += 1
         self.statuses[command.status.name] += 1
         self._answer = None if command.status is Status.WAITING else command.values
+
+    def _corrupted(self) -> Sample:
+        """The readings as the faults leave them, on a copy: a reading may last for several ticks."""
+        shown = self._shown
+        shown.values[:], shown.stamp_ns[:] = self.sample.values, self.sample.stamp_ns
+        for fault in self._faults:
+            fault.apply(shown.values, shown.stamp_ns, self.recorded_ns * 1e-9)
+        return shown
 
     def result(self, wall_s: float, missing: tuple[str, ...]) -> ReplayResult:
         rmse, largest = self.errors.overall()

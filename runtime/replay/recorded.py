@@ -11,6 +11,7 @@ import numpy as np
 from runtime.bundle import Bundle
 from runtime.controller import Command, Controller, Status
 from runtime.errors import BagError
+from runtime.faults import RunningFault
 from runtime.replay.bags import Bag
 from runtime.replay.compare import Errors, ReplayResult
 from runtime.sample import Sample
@@ -59,11 +60,18 @@ class Recorded:
 
 
 def replay_telemetry(
-    bag: Bag, topic: str, bundle: Bundle, progress: Callable[[float], None] | None = None
+    bag: Bag,
+    topic: str,
+    bundle: Bundle,
+    faults: list[RunningFault],
+    progress: Callable[[float], None] | None = None,
 ) -> ReplayResult:
-    """Run the ticks of the telemetry `topic` again. Raises BagError if it was not made by this bundle."""
+    """Run the ticks of the telemetry `topic` again, what they saw corrupted by `faults`.
+
+    Raises BagError if it was not made by this bundle.
+    """
     controller = Controller(bundle)
-    replayer = _Replayer(controller)
+    replayer = _Replayer(controller, faults)
     begin = time.perf_counter()
     for tick, snapshot in Recorded(bag, topic, controller):
         replayer.advance(tick, snapshot)
@@ -80,8 +88,8 @@ def replay_telemetry(
 class _Replayer:
     """Follows the recording; what it cannot reconstruct after a gap is skipped until the next snapshot."""
 
-    def __init__(self, controller: Controller) -> None:
-        self.controller = controller
+    def __init__(self, controller: Controller, faults: list[RunningFault]) -> None:
+        self.controller, self._faults = controller, faults
         self.sample = Sample(controller.contract)
         self.errors = Errors(controller.layout.joints)
         self.statuses: Counter[str] = Counter()
@@ -112,6 +120,8 @@ class _Replayer:
     def _run(self, tick: Tick) -> Command:
         self.sample.values[:] = tick.values
         self.sample.stamp_ns[:] = tick.stamp_ns
+        for fault in self._faults:
+            fault.apply(self.sample.values, self.sample.stamp_ns, self.recorded_ns * 1e-9)
         self.controller.refine = tick.refine
         return self.controller.tick(self.sample, tick.now_ns)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from runtime.bundle import Bundle
 from runtime.contract import Contract
 from runtime.errors import BagError
+from runtime.faults import start_faults
 from runtime.replay.bags import Bag
 from runtime.replay.compare import ReplayResult
 from runtime.replay.raw import replay_raw
@@ -26,21 +27,24 @@ def replay(
     progress: Callable[[float], None] | None = None,
     mode: str = "auto",
     namespace: str = "",
+    faults: Sequence[str] = (),
 ) -> ReplayResult:
     """Run the bundle's controller on a recording and compare the commands.
 
-    Mode `auto` uses the telemetry if it is this bundle's, and the sensor topics otherwise. `progress` is called with
+    The sensor `faults` of `runtime.faults` strike the recorded readings, by the time since the recording began. Mode
+    `auto` uses the telemetry if it is this bundle's, and the sensor topics otherwise. `progress` is called with
     the seconds of recording done; `namespace` chooses one robot of several. The bag is streamed, so its length does
     not matter. Raises BagError if the bag cannot be read, is of another robot or bundle, or lacks what the contract
-    needs.
+    needs, and ContractError for a fault that is not known.
     """
+    running = start_faults(faults, bundle.contract.layout)
     if mode not in MODES:
         raise BagError(f"replay mode '{mode}' is unknown; expected one of {', '.join(MODES)}")
     with Bag(bag, namespace) as opened:
         topic = None if mode == "raw" else find_telemetry(opened, bundle.contract, required=mode == "telemetry")
         if topic is not None:
-            return replay_telemetry(opened, topic, bundle, progress)
-        return replay_raw(opened, bundle, progress)
+            return replay_telemetry(opened, topic, bundle, running, progress)
+        return replay_raw(opened, bundle, running, progress)
 
 
 def find_telemetry(bag: Bag, contract: Contract, required: bool) -> str | None:

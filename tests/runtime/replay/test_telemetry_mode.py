@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def test_what_the_graph_did_not_believe_is_part_of_the_record(tmp_path: Path) ->
     other = replay(bag, bundle("gated.onnx", {"end_effector.x": 2}))
     assert other.first_difference == "reasons at activation 1, tick 2", "the first tick after the pose was seen"
     assert other.max == 0.0
+
+
+def test_faults_strike_the_recorded_ticks(recording: Recording, kuka: Bundle, tmp_path: Path) -> None:
+    bag = recording.write(tmp_path / "bag")
+    result = replay(bag, kuka, faults=("lost:joint_position@1",))
+    assert 0 < result.differing < result.ticks == 350
+    activation, tick = re.findall(r"\d+", result.first_difference)
+    assert (activation, int(tick) >= 95) == ("1", True)
+    assert result.statuses["HOLDING"] > replay(bag, kuka).statuses["HOLDING"] + 80
 
 
 def test_a_bare_file_of_a_bag(recording: Recording, kuka: Bundle, tmp_path: Path) -> None:

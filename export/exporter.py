@@ -24,7 +24,7 @@ from runtime.files import write_bytes
 from sim.tasks import task_class
 from training.agent.agent import Agent
 from training.checkpoint import load_agent
-from training.config import TrainConfig
+from training.config import TrainConfig, command_line
 
 _PACKAGES = ("ganglion", "torch", "onnx", "onnxruntime", "pybullet", "numpy")
 
@@ -94,7 +94,7 @@ def describe(agent: Agent, config: TrainConfig, steps: int) -> Contract:
             algorithm=config.algorithm,
             seed=config.seed,
             steps=steps,
-            command=f"ganglion train {config.task} --seed {config.seed} --steps {config.steps}",
+            command=command_line(config),
             commit=_commit(),
             created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             versions={name: _version(name) for name in _PACKAGES},

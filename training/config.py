@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from runtime.contract import Layout, Node
+from runtime.schema import to_plain
 from sim.robots.a1 import A1, FOOT_RADIUS, HIP_OFFSET, HIPS, LEGS, STANCE_HEIGHT, THIGH
 from sim.tasks import TaskInfo, task_class
 from training.agent.config import AgentConfig
@@ -120,3 +123,18 @@ def preset(task: str) -> TrainConfig:
     gait = trot(known, layout) if known.robot is A1 and "command" in layout.slices else None
     agent = replace(config.agent, nodes=(Node("state", len(tied)),), tied=tied, kinematics=kinematics, gait=gait)
     return replace(config, agent=agent)
+
+
+def command_line(config: TrainConfig) -> str:
+    """The command that trains so: seed, steps, and every setting that is not the task's own."""
+    usual = to_plain(preset(config.task)) | {"seed": None, "steps": None}
+    return " ".join(("ganglion train", config.task, *_options(to_plain(config), usual)))
+
+
+def _options(given: dict[str, Any], usual: dict[str, Any], prefix: str = "--") -> Iterator[str]:
+    for name, value in given.items():
+        option, known = prefix + name.replace("_", "-"), usual[name]
+        if isinstance(value, dict) and isinstance(known, dict):
+            yield from _options(value, known, f"{option}.")
+        elif value != known:
+            yield f"{option} {' '.join(map(str, value)) if isinstance(value, list) else value}"

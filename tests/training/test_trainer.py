@@ -11,9 +11,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import ganglion
 from runtime.errors import GanglionError
+from training.agent.config import InferenceConfig
 from training.checkpoint import load_agent, load_checkpoint, load_config
-from training.config import TrainConfig, preset
+from training.config import TrainConfig, command_line, preset
 from training.trainer import Status, Trainer, resume, train
 
 SMALL = replace(
@@ -137,6 +139,20 @@ def test_a_policy_that_is_not_finite_stops_before_it_acts(tmp_path: Path) -> Non
 def test_bad_settings(tmp_path: Path, change: dict[str, object], message: str) -> None:
     with pytest.raises(GanglionError, match=message):
         train(replace(SMALL, **change), tmp_path / "run")  # type: ignore[arg-type]
+
+
+def test_the_command_of_a_run_names_what_is_not_usual() -> None:
+    config = replace(preset("kuka_reach"), seed=3)
+    assert command_line(config) == "ganglion train kuka_reach --seed 3 --steps 1500000"
+    inference = InferenceConfig("hold", max_steps=4)
+    changed = replace(config, start="runs/a", refine=(0, 1), agent=replace(config.agent, inference=inference))
+    line = command_line(changed)
+    assert line == (
+        "ganglion train kuka_reach --seed 3 --start runs/a --steps 1500000 --refine 0 1 --agent.inference.method hold "
+        "--agent.inference.max-steps 4"
+    )
+    parsed = ganglion._parse_train(line.split()[2:])
+    assert parsed.config == changed
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(finished: tuple[Path, list[Status]]) -> None:

@@ -242,11 +242,13 @@ class Video:
     """Length; the whole episode if zero."""
     width: int = 640
     """Pixels per bundle."""
+    fps: int = 25
+    """Pictures per second."""
 
     def run(self) -> None:
         from sim.video import Scene, record_video
 
-        scene = Scene(self.task, self.seed, self.fault, self.world, self.seconds, self.width)
+        scene = Scene(self.task, self.seed, self.fault, self.world, self.seconds, self.width, self.fps)
         bundles = [(path.stem, _load(path)) for path in self.files]
         _with_progress("pictures", lambda progress: record_video(bundles, self.output, scene, progress))
         _print(f"{self.output} is written")

@@ -16,7 +16,7 @@ _HOME = np.array(A1.home)
 _MAX_SPEED, _MAX_YAW_RATE = 0.6, 0.6  # m/s, rad/s
 _SLEW = np.array((1.5, 1.5, 2.0))  # m/s², rad/s²: how fast the command changes
 _COMMAND_TICKS = 500
-_CYCLE_TICKS = 40  # of a gait of 2.5 Hz
+_CYCLE_TICKS = 33  # of a gait of 3 Hz
 
 
 class A1Walk(Task):

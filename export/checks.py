@@ -20,7 +20,7 @@ from runtime.contract import ChannelCheck, Contract, Observation, SensorChecks
 from runtime.errors import GanglionError
 from sim.tasks import task_class
 from training.agent.agent import Agent
-from training.agent.sensors import AGES, AVERAGES, DISTRUSTED, FROZEN, HELD, OFF, REPEATS, SensorBelief, matched
+from training.agent.sensors import AGES, AVERAGES, DISTRUSTED, FROZEN, OFF, REPEATS, SensorBelief, matched
 
 LARGEST_FALSE_ALARM = 1e-3
 """Fraction of a channel's nominal ticks: the goal for episodes that the calibration has not seen."""
@@ -58,11 +58,11 @@ class Bounds:
         for name, values in vars(self).items():
             getattr(sensors, name).copy_(torch.from_numpy(values))
 
-    def raised(self, by: float, spike: np.ndarray, drift: np.ndarray, frozen: np.ndarray) -> Bounds:
-        """Multiplied by `by` where these, shaped as the bounds of each check, are true."""
+    def raised(self, by: float, gate: np.ndarray, frozen: np.ndarray) -> Bounds:
+        """Multiplied by `by` for the channels (D,) bool of each check."""
         return Bounds(
-            np.where(spike, by * self.spike, self.spike),
-            np.where(drift, by * self.drift, self.drift),
+            np.where(gate, by * self.spike, self.spike),
+            np.where(gate, by * self.drift, self.drift),
             np.where(frozen, np.ceil(by * self.repeats), self.repeats),
         )
 
@@ -92,8 +92,8 @@ def calibrate_bounds(
     """Set `agent.sensors` so that no channel is masked in more than half of `LARGEST_FALSE_ALARM` of nominal ticks.
 
     `fly(attempt)` flies the agent at K = `steps`; every attempt, counted from 0, needs its own episodes. A check that
-    is wrong too often has its bounds raised, and so has every channel whose bounds raised the alarm: by a tenth, after
-    ten times by half; after fifteen times it is switched off.
+    is wrong too often has its bounds raised by a tenth, after ten times by half; after fifteen times it is switched
+    off.
     """
     switched_off = np.zeros(agent.observation_size, dtype=bool)
     Bounds.off(agent.observation_size).put(agent.sensors)
@@ -109,23 +109,11 @@ def calibrate_bounds(
         if not np.any(noisy):
             break
         if attempt <= len(_RAISES):
-            spike, drift = _alarming(agent.sensors, flown, noisy[0])
-            bounds = bounds.raised(_RAISES[attempt - 1], noisy[0] | spike, drift, noisy[1])
+            bounds = bounds.raised(_RAISES[attempt - 1], *noisy)
         else:
             bounds = bounds.without(*noisy)
             switched_off |= np.any(noisy, axis=0)
     return Calibration(bounds, gate, frozen, len(flown["verdict"]), switched_off)
-
-
-def _alarming(sensors: SensorBelief, flown: Ticks, gated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds that were exceeded when one of the `gated` channels (D,) bool was blamed: spike (D,), drift (ages, D)."""
-    carried, blamed = flown["state.sensors"], flown["verdict"] == DISTRUSTED
-    onset = (blamed & (carried[:, HELD] == 0))[:, gated].any(1)
-    averages, innovation = (
-        torch.from_numpy(v[onset]).to(sensors.signature) for v in (carried[:, AVERAGES], flown["innovation"])
-    )
-    spike, drift = innovation.abs().numpy(), _drift(sensors, sensors.averaged(averages, innovation))
-    return np.any(spike > sensors.spike.numpy(), axis=0), np.any(drift > sensors.drift.numpy(), axis=0)
 
 
 def _drift(sensors: SensorBelief, averages: torch.Tensor) -> np.ndarray:

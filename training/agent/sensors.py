@@ -105,17 +105,17 @@ class SensorBelief(nn.Module):
         gated, innovation = hold.sign(), seen * innovation
         averages, size = self.averaged(averages, innovation), innovation.abs()
         drift = seen.unsqueeze(-2) * self.resemblance(averages, gated, noise)
-        jump = size / self.spike
-        bounds = torch.maximum(jump, (drift / self.drift).amax(-2))
+        jump, drifting = size / self.spike, (drift / self.drift).amax(-2)
+        bounds = torch.maximum(jump, drifting)
 
         largest = drift.amax(-2)
         explained = largest.square()
         best = (self.indices == largest.argmax(-1, keepdim=True)).to(drift.dtype)
         most = explained.amax(-1, keepdim=True)
         lead = most - (explained - best * explained).amax(-1, keepdim=True)
-        told = torch.minimum(lead / (2.0 * _EVIDENCE), bounds.amax(-1, keepdim=True))
+        told = torch.minimum(lead / (2.0 * _EVIDENCE), drifting)
         spiking = (jump > 1.0) & (most - explained < 2.0 * _FAR)
-        blamed = torch.maximum(2.0 * spiking * jump, told * (best * (self.drift.amin(0) < OFF)))  # a spike comes first
+        blamed = torch.maximum(2.0 * spiking * jump, told * best)  # a spike comes first
         is_gated = gated > 0.0
         kept = torch.maximum(2.0 * bounds, held)  # readmitted at half the bounds
         score = torch.where(is_gated, kept, blamed)

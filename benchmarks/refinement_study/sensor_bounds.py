@@ -13,7 +13,7 @@ from benchmarks.refinement_study.pilots import Predictive
 from export.checks import Calibration, Ticks, calibrate_bounds
 
 # Wrong verdicts come in rare bursts: with a fifth of these ticks, fresh episodes broke the goal up to eightfold.
-_TICKS = 100_000
+_TICKS = 300_000
 _EPISODES = 100  # flown at once, if the task allows as many
 
 

@@ -92,9 +92,11 @@ class A1Walk(Task):
         fallen = bool(base.position[2] < FALLEN_HEIGHT or up[2] < FALLEN_UP)
         roll_rate = base.angular_velocity[:2]
         reward = (
-            0.6 * np.exp(-((speed_error / 0.25) ** 2))
-            + 0.4 * np.exp(-((np.hypot(*cycle[:2]) / 0.07) ** 2))
-            + 0.3 * np.exp(-((yaw_error / 0.4) ** 2))
+            0.4 * np.exp(-((speed_error / 0.3) ** 2))
+            + 0.6 * np.exp(-((speed_error / 0.1) ** 2))
+            + 0.4 * np.exp(-((np.hypot(*cycle[:2]) / 0.06) ** 2))
+            + 0.2 * np.exp(-((yaw_error / 0.4) ** 2))
+            + 0.3 * np.exp(-((yaw_error / 0.1) ** 2))
             + 0.2 * np.exp(-((cycle[2] / 0.1) ** 2))
             - 1.0 * up[:2] @ up[:2]
             - 0.4 * world[2] ** 2

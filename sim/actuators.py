@@ -70,13 +70,11 @@ class Motors:
         """Share (A,) of the effort that arrives at each joint."""
         self.friction = np.zeros(len(joints))
         """Coulomb friction (A,), N·m or N."""
-        self.viscous = np.zeros(len(joints))
-        """Viscous friction (A,), N·m·s/rad or N·s/m."""
 
     @property
     def open_loop(self) -> bool:
         """Whether the effort depends on the command alone."""
-        return self._drive is None and not (self.friction.any() or self.viscous.any())
+        return self._drive is None and not self.friction.any()
 
     def effort(self, kind: str, command: np.ndarray, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
         """Effort (A,) on the joints at a command (A,) of `kind`, positions and velocities (A,)."""
@@ -87,5 +85,4 @@ class Motors:
             elif kind == "velocity":
                 effort = self._drive.damping * (command - velocity)
             effort = limited_effort(effort, velocity, self._peak, self._drive.no_load_speed)
-        resistance = self.friction * within(velocity / _BREAKAWAY, -1.0, 1.0) + self.viscous * velocity
-        return self.strength * effort - resistance
+        return self.strength * effort - self.friction * within(velocity / _BREAKAWAY, -1.0, 1.0)

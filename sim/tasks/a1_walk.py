@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from sim.instruments import planar_command
@@ -17,6 +19,11 @@ _MAX_SPEED, _MAX_YAW_RATE = 0.6, 0.6  # m/s, rad/s
 _SLEW = np.array((1.5, 1.5, 2.0))  # m/s², rad/s²: how fast the command changes
 _COMMAND_TICKS = 500
 _CYCLE_TICKS = 33  # of a gait of 3 Hz
+
+
+def _near(error: float, width: float) -> float:
+    """1 without error, 1/e at `width`."""
+    return math.exp(-((error / width) ** 2))
 
 
 class A1Walk(Task):
@@ -55,8 +62,7 @@ class A1Walk(Task):
         self._goal = np.zeros(3)
         self._tick = 0
         self._previous = np.zeros(_N)
-        self._velocities = np.zeros((_CYCLE_TICKS, 3))
-        self._commands = np.zeros((_CYCLE_TICKS, 3))
+        self._errors = np.zeros((_CYCLE_TICKS, 3))
 
     def reset(self, sim: Simulation, rng: np.random.Generator) -> None:
         sim.reset(_HOME + rng.uniform(-0.05, 0.05, _N), heading=rng.uniform(-np.pi, np.pi))
@@ -64,7 +70,7 @@ class A1Walk(Task):
         self.command = np.zeros(3)
         self._goal = self._draw(rng)
         self._previous[:] = 0.0
-        self._velocities[:] = self._commands[:] = 0.0
+        self._errors[:] = 0.0
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
         speed, way = rng.uniform(0.0, _MAX_SPEED), rng.uniform(0.0, 2 * np.pi)
@@ -80,35 +86,36 @@ class A1Walk(Task):
     def outcome(self, sim: Simulation, action: np.ndarray) -> Outcome:
         base = sim.base_state()
         up = base.rotation[2]  # the vertical, in the base's frame
-        heading = np.arctan2(base.rotation[1, 0], base.rotation[0, 0])
-        world = base.rotation @ base.velocity
-        turn = np.array(((np.cos(heading), np.sin(heading)), (-np.sin(heading), np.cos(heading))))
-        planar = np.array((*(turn @ world[:2]), (base.rotation @ base.angular_velocity)[2]))
-        row = self._tick % _CYCLE_TICKS
-        self._velocities[row], self._commands[row] = planar, self.command
-        error = planar - self.command
-        cycle = (self._velocities - self._commands).mean(0)
-        speed_error, yaw_error = float(np.hypot(*error[:2])), float(abs(error[2]))
-        fallen = bool(base.position[2] < FALLEN_HEIGHT or up[2] < FALLEN_UP)
-        roll_rate = base.angular_velocity[:2]
+        x, y, z = base.rotation @ base.velocity
+        ahead = math.hypot(base.rotation[0, 0], base.rotation[1, 0])
+        cosine, sine = base.rotation[0, 0] / ahead, base.rotation[1, 0] / ahead  # of the heading
+        turning = (base.rotation @ base.angular_velocity)[2]
+        error = np.array((cosine * x + sine * y, cosine * y - sine * x, turning)) - self.command
+        self._errors[self._tick % _CYCLE_TICKS] = error
+        cycle = self._errors.mean(0)
+        speed, speed_cycle = math.hypot(error[0], error[1]), math.hypot(cycle[0], cycle[1])
+        yaw, yaw_cycle = abs(float(error[2])), abs(float(cycle[2]))
+        height = float(base.position[2])
+        fallen = bool(height < FALLEN_HEIGHT or up[2] < FALLEN_UP)
+        rolling, change = base.angular_velocity[:2], action - self._previous
         reward = (
-            0.4 * np.exp(-((speed_error / 0.3) ** 2))
-            + 0.6 * np.exp(-((speed_error / 0.1) ** 2))
-            + 0.4 * np.exp(-((np.hypot(*cycle[:2]) / 0.06) ** 2))
-            + 0.2 * np.exp(-((yaw_error / 0.4) ** 2))
-            + 0.3 * np.exp(-((yaw_error / 0.1) ** 2))
-            + 0.2 * np.exp(-((cycle[2] / 0.1) ** 2))
+            0.4 * _near(speed, 0.3)
+            + 0.6 * _near(speed, 0.1)
+            + 0.4 * _near(speed_cycle, 0.06)
+            + 0.2 * _near(yaw, 0.4)
+            + 0.3 * _near(yaw, 0.1)
+            + 0.2 * _near(yaw_cycle, 0.1)
             - 1.0 * up[:2] @ up[:2]
-            - 0.4 * world[2] ** 2
-            - 0.02 * roll_rate @ roll_rate
-            - 5.0 * (base.position[2] - STANCE_HEIGHT) ** 2
-            - 0.02 * float(np.square(action - self._previous).sum())
+            - 0.4 * z**2
+            - 0.02 * rolling @ rolling
+            - 5.0 * (height - STANCE_HEIGHT) ** 2
+            - 0.02 * change @ change
         )
         self._previous = action.copy()
         metrics = {
-            "velocity_error_m_s": speed_error,
-            "velocity_error_cycle_m_s": float(np.hypot(*cycle[:2])),
-            "yaw_rate_error_rad_s": yaw_error,
-            "yaw_rate_error_cycle_rad_s": float(abs(cycle[2])),
+            "velocity_error_m_s": speed,
+            "velocity_error_cycle_m_s": speed_cycle,
+            "yaw_rate_error_rad_s": yaw,
+            "yaw_rate_error_cycle_rad_s": yaw_cycle,
         }
         return Outcome(float(reward), fallen, success=not fallen, metrics=metrics)

@@ -26,8 +26,7 @@ def test_pd_drive_by_hand() -> None:
     )
     motors.strength[:] = 0.5, 0.8
     motors.friction[:] = 0.3
-    motors.viscous[:] = 0.1
-    expected = [3.0 - 0.3 - 0.1, 0.8 * 33.5 * (1 - 2 / 21) - 0.3 - 0.2]
+    expected = [3.0 - 0.3, 0.8 * 33.5 * (1 - 2 / 21) - 0.3]
     np.testing.assert_allclose(motors.effort("position", command, position, velocity), expected, rtol=1e-12)
 
 

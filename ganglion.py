@@ -362,8 +362,8 @@ class Replay:
     def run(self) -> None:
         from runtime.replay.replay import replay
 
-        asked = {"mode": self.mode, "namespace": self.namespace, "faults": self.faults}
-        result = replay(self.bag, _load(self.file), **asked).to_json()  # type: ignore[arg-type]
+        bundle = _load(self.file)
+        result = replay(self.bag, bundle, mode=self.mode, namespace=self.namespace, faults=self.faults).to_json()
         _finish(f"{self.bag} on {self.file}", replay_table(result), result, self.json)
 
 

@@ -25,11 +25,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from runtime.bundle import Bundle
 from runtime.errors import GanglionError
 from runtime.files import write_bytes, write_json
-from sim.evaluate import evaluate
+from sim.evaluate import NOMINAL, evaluate
 from sim.tasks import task_class
 
 _TASK = "a1_walk"
-_WORLDS = ("nominal", "randomised", "hard")
+_WORLDS = (NOMINAL, "randomised", "hard")
 _PAIRS = "two encoders"
 _METRICS = ("velocity_error_m_s", "velocity_error_cycle_m_s", "yaw_rate_error_rad_s", "yaw_rate_error_cycle_rad_s")
 
@@ -83,19 +83,14 @@ def _row(path: Path, condition: str, options: Options, progress: Callable[[int, 
         row: dict[str, Any] = json.loads(kept.read_text())
         if row["settings"] == settings:
             return row
+    faults, worlds = [NOMINAL], [condition]
     if condition == _PAIRS:
-        joints = task_class(_TASK).robot.joint_names
-        faults = [f"lost:{a}+{b}" for a, b in itertools.combinations(joints, 2)]
-        each = math.ceil(options.episodes / len(faults))
-        found = evaluate(
-            bundle, _TASK, each, faults=faults, seed=options.seed, workers=options.workers, progress=progress
-        )
-    else:
-        found = evaluate(
-            bundle, _TASK, options.episodes, worlds=(condition,), seed=options.seed, workers=options.workers,
-            progress=progress,
-        )  # fmt: skip
-    results = found["results"]
+        pairs = itertools.combinations(task_class(_TASK).robot.joint_names, 2)
+        faults, worlds = [f"lost:{a}+{b}" for a, b in pairs], [NOMINAL]
+    each = math.ceil(options.episodes / len(faults))
+    results = evaluate(
+        bundle, _TASK, each, faults=faults, worlds=worlds, seed=options.seed, workers=options.workers, progress=progress
+    )["results"]
     count = sum(r["episodes"] for r in results)
     walked = round(sum(r["success_rate"] * r["episodes"] for r in results))
     row = {

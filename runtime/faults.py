@@ -220,9 +220,9 @@ class RunningFault:
             self._effect(values, stamp_ns, since)
 
 
-def start_faults(texts: Iterable[str], layout: Layout, seed: int = 0) -> list[RunningFault]:
-    """Faults by their names in one episode or recording. Raises ContractError that states the accepted forms."""
-    rng = np.random.default_rng(seed)
+def start_faults(texts: Iterable[str], layout: Layout) -> list[RunningFault]:
+    """Faults by their names in one recording. Raises ContractError that states the accepted forms."""
+    rng = np.random.default_rng(0)
     return [parse_fault(text, layout).start(rng) for text in texts]
 
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from runtime.contract import Action
+
+
+def within(values: np.ndarray, low: Any, high: Any) -> np.ndarray:
+    """`np.clip`, which takes four times as long for the few numbers of a robot."""
+    clipped: np.ndarray = np.minimum(np.maximum(values, low), high)
+    return clipped
 
 
 class Limits:
@@ -27,8 +35,8 @@ class Limits:
 
         A robot that starts outside [low, high] is not thrown inside: it comes back at the largest rate.
         """
-        inside = np.minimum(np.maximum(command, self.low), self.high)
-        return np.minimum(np.maximum(inside, previous - self.max_step), previous + self.max_step)
+        inside = within(command, self.low, self.high)
+        return within(inside, previous - self.max_step, previous + self.max_step)
 
     def normalised(self, command: np.ndarray, previous: np.ndarray) -> np.ndarray:
         """Inverse of `command`: the normalised action that this command amounts to."""

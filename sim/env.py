@@ -11,7 +11,7 @@ import numpy as np
 from runtime.contract import Layout
 from runtime.errors import GanglionError
 from runtime.faults import Fault, parse_fault
-from runtime.limits import Limits
+from runtime.limits import Limits, within
 from sim.faults import BodyFault, FaultSchedule, parse_any_fault
 from sim.randomisation import Draw, Pushes, Randomiser
 from sim.sensors import SensorSuite
@@ -81,7 +81,7 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray], ABC):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One tick with a normalised action (A,). Raises GanglionError if it is not finite or of another size."""
-        action = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
+        action = within(np.asarray(action, dtype=np.float64), -1.0, 1.0)
         if action.shape != self._previous.shape or not np.isfinite(action).all():
             raise GanglionError(f"the action must be {self._previous.shape} finite numbers, got {action}")
         observation, outcome = self.advance(self.limits.command(action, self._previous))

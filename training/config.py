@@ -8,7 +8,7 @@ from typing import Any
 
 from runtime.contract import Layout, Node
 from runtime.schema import to_plain
-from sim.robots.a1 import A1, FOOT_RADIUS, HIP_OFFSET, HIPS, LEGS, STANCE_HEIGHT, THIGH
+from sim.robots.a1 import A1, DRIVE, FOOT_RADIUS, HIP_OFFSET, HIPS, LEGS, STANCE_HEIGHT, THIGH
 from sim.tasks import TaskInfo, task_class
 from training.agent.config import AgentConfig
 from training.agent.gait import TrotConfig
@@ -98,7 +98,7 @@ def trot(task: type[TaskInfo], layout: Layout) -> TrotConfig:
         height=STANCE_HEIGHT - FOOT_RADIUS,
         phases=(0.0, 0.5, 0.5, 0.0),
         weight=_TROTTING_WEIGHT,
-        stiffness=A1.drive.stiffness if A1.drive else 1.0,
+        stiffness=DRIVE.stiffness,
         period_s=1 / task.rate_hz,
         command=tuple(range(command.start, command.stop)),
         command_mean=tuple(layout.mean[command].tolist()),

@@ -33,6 +33,8 @@ _JOINTS = (
     ("lower", -2.69, -0.92, 21.0, -2 * _BEND),
 )
 
+DRIVE = PDDrive(stiffness=80.0, damping=2.0, no_load_speed=21.0)
+
 A1 = Robot(
     name="unitree_a1",
     urdf="a1/a1.urdf",
@@ -42,7 +44,7 @@ A1 = Robot(
         for leg in LEGS
         for name, low, high, speed, home in _JOINTS
     ),
-    drive=PDDrive(stiffness=80.0, damping=2.0, no_load_speed=21.0),
+    drive=DRIVE,
     height=STANCE_HEIGHT + 0.005,
     feet=tuple(f"{leg}_lower" for leg in LEGS),
     view=View(distance=1.3, yaw=35.0, pitch=-18.0, target=(0.0, 0.0, 0.2)),

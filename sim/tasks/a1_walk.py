@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from runtime.limits import within
 from sim.instruments import planar_command
 from sim.randomisation import Draw
 from sim.robots.a1 import A1, ENCODERS, IMU, STANCE_HEIGHT
@@ -81,7 +82,7 @@ class A1Walk(Task):
         if self._tick % _COMMAND_TICKS == 0:
             self._goal = self._draw(rng)
         most = _SLEW / self.rate_hz
-        self.command = self.command + np.clip(self._goal - self.command, -most, most)
+        self.command = self.command + within(self._goal - self.command, -most, most)
 
     def outcome(self, sim: Simulation, action: np.ndarray) -> Outcome:
         base = sim.base_state()

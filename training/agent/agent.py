@@ -86,7 +86,7 @@ class Agent(nn.Module):
         self.method = make_method(self.model, config.inference)
         self.sensors = SensorBelief(observation_size)
         size = self.model.size
-        self.encoder: SkipMLP | LastReading = self._make_encoder()
+        self.encoder = self._make_encoder()
         acting = self.model.slices[config.acting_node]
         self._predicts = config.acting_node in self.model.observed
         features = acting.stop - acting.start + self._predicts * (observation_size - len(config.tied))

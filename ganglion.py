@@ -132,12 +132,14 @@ class Export:
     """Folder of the run."""
     output: Annotated[Path, tyro.conf.arg(metavar="FILE", aliases=["-o"])]
     """Bundle (.onnx) to write."""
+    workers: int = 2
+    """Processes that share the episodes of the calibrations."""
 
     def run(self) -> None:
         from export.exporter import export
 
         with Console(stderr=True).status("export") as status:
-            report = export(self.folder, self.output, lambda stage: status.update(stage))
+            report = export(self.folder, self.output, lambda stage: status.update(stage), self.workers)
         _print(f"{self.output}: {report.size_bytes / 1000:.0f} kB; next: ganglion inspect {self.output}")
 
 

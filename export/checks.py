@@ -128,12 +128,13 @@ def calibrate_checks(
     task: str,
     seed: int,
     report: Callable[[str], None],
+    workers: int = 1,
     ticks: int = 100_000,
 ) -> tuple[Bundle, SensorChecks]:
     """Set the bounds of `agent.sensors`; the bundle that `bundle_of` makes of it, and what its checks do.
 
-    Each attempt flies new episodes of the bundle, of `ticks` ticks in all if none ends early. `report` is told of each
-    attempt, and which channels lose a check.
+    Each attempt flies new episodes of the bundle, of `ticks` ticks in all if none ends early, in so many `workers`.
+    `report` is told of each attempt, and which channels lose a check.
     """
     episodes = max(1, round(ticks / task_class(task).episode_steps))
     drafts: list[Bundle] = []
@@ -142,7 +143,7 @@ def calibrate_checks(
         report(f"calibrate the sensor checks, attempt {attempt + 1}")
         drafts.append(bundle_of(agent))
         first = seed + (3 + attempt) * HELD_OUT
-        recording = record_healthy(drafts[-1], task, range(first, first + episodes))
+        recording = record_healthy(drafts[-1], task, range(first, first + episodes), workers=workers)
         return recording.arrays | {"tick": recording.tick}
 
     found = calibrate_bounds(agent, agent.config.inference.default_steps, fly, task_class(task).observations)

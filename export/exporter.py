@@ -37,10 +37,12 @@ class ExportReport:
     size_bytes: int
 
 
-def export(run: Path, output: Path, report: Callable[[str], None] | None = None) -> ExportReport:
+def export(run: Path, output: Path, report: Callable[[str], None] | None = None, workers: int = 1) -> ExportReport:
     """Write the trained agent of `run` as the bundle `output`, atomically.
 
-    `report` is called with the name of each stage. Raises GanglionError if the run cannot be loaded, and ParityError if
+    `report` is called with the name of each stage. So many `workers` fly what is calibrated.
+
+    Raises GanglionError if the run cannot be loaded, and ParityError if
     onnxruntime does not compute what torch does.
     """
     say = report or (lambda stage: None)
@@ -53,14 +55,14 @@ def export(run: Path, output: Path, report: Callable[[str], None] | None = None)
         def draft(agent: Agent) -> Bundle:
             return Bundle.load(write_bundle(Path(folder) / "draft.onnx", build_model(agent), contract))
 
-        bundle, checks = calibrate_checks(agent, draft, config.task, config.seed, say)
+        bundle, checks = calibrate_checks(agent, draft, config.task, config.seed, say, workers)
     say("record failing sensors")
     refine = refine_to_compare(config, contract)
     ticks = record_faulty(bundle, config.task, config.seed, refine)
     say("compare torch and onnxruntime")
     parity = check_parity(agent, bundle, ticks, refine)
     say("calibrate the health signals")
-    health = calibrate(bundle, config.task, config.seed)
+    health = calibrate(bundle, config.task, config.seed, workers=workers)
     contract = replace(contract, checks=checks, parity=parity, health=health)
     write_bundle(output, onnx.load_model_from_string(bundle.model), contract)
     return ExportReport(Bundle.load(output).contract, output.stat().st_size)

@@ -13,13 +13,13 @@ _REFINE = (0, 1, 2, 4, 8, 16)
 _WARM_TICKS = 20  # the belief forms
 
 
-def calibrate(bundle: Bundle, task: str, seed: int, episodes: int = 10) -> Health:
+def calibrate(bundle: Bundle, task: str, seed: int, episodes: int = 10, workers: int = 1) -> Health:
     """Quantiles over `episodes` episodes without faults, the first ticks of each left out."""
     refine: dict[str, HealthAt] = {}
     ticks = 0
     first = seed + 2 * HELD_OUT
     for k in (k for k in _REFINE if k <= bundle.contract.refinement.max_steps):
-        recording = record_healthy(bundle, task, range(first, first + episodes), k)
+        recording = record_healthy(bundle, task, range(first, first + episodes), k, workers)
         warm = recording.tick >= _WARM_TICKS
         ticks = max(ticks, int(warm.sum()))
         innovation = np.quantile(np.abs(recording["innovation"][warm]), LEVELS, axis=0)

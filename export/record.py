@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -14,6 +17,7 @@ from runtime.inference import INPUTS, OUTPUTS, Inference
 from runtime.sample import Sample
 from sim.env import TaskEnv, make_env
 from sim.episode import Disturbance, episode
+from sim.processes import end_with_parent
 from sim.tasks import task_class
 from training.augment import Augmentation, SensorDropout
 
@@ -68,11 +72,22 @@ def _carried(inference: Inference) -> dict[str, np.ndarray]:
     return states | {"previous_action": inference.previous_action.copy()}
 
 
-def record_healthy(bundle: Bundle, task: str, seeds: Iterable[int], refine: int | None = None) -> Recording:
+def record_healthy(
+    bundle: Bundle, task: str, seeds: Sequence[int], refine: int | None = None, workers: int = 1
+) -> Recording:
     """Episodes with sensors that are well, in worlds as randomised as in training, at K = `refine`.
 
-    The bundle's default K if None.
+    The bundle's default K if None. More than one of the `workers` share the episodes, which changes nothing.
     """
+    if workers <= 1:
+        return _record_healthy(seeds, bundle, task, refine)
+    shares = [seeds[len(seeds) * i // workers : len(seeds) * (i + 1) // workers] for i in range(workers)]
+    record = partial(_record_healthy, bundle=bundle, task=task, refine=refine)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+        return join(list(pool.map(record, filter(None, shares))))
+
+
+def _record_healthy(seeds: Sequence[int], bundle: Bundle, task: str, refine: int | None) -> Recording:
     controller = Controller(bundle, refine)
     env = make_env(task, task_class(task).randomisation)
     try:

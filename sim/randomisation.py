@@ -143,7 +143,7 @@ class Draw:
 class Pushes:
     """Horizontal pushes of the base, at random times and in random directions."""
 
-    _PAUSE_S = (1.5, 3.5)
+    _PAUSE_S = (2.0, 5.0)
     _DURATION_S = 0.1
 
     def __init__(self) -> None:

@@ -220,12 +220,12 @@ class Simulation:
 
     def step(self, kind: str, command: np.ndarray) -> None:
         """Drive the commanded joints with the SI command (A,) of `kind` for one control period."""
-        self.delay.give(command)
+        self.delay.give(command.tolist())
         self._joints = self._base = None
         if not self.robot.fixed_base:
             self._velocity_before = np.array(pybullet.getBaseVelocity(self.body, **self._world)[0])
         servo = self.robot.drive is None and kind != "effort"
-        given: np.ndarray | None = None
+        given: list[float] | None = None
         for _ in range(self.substeps):
             now = self.delay.step()
             if not servo:
@@ -242,25 +242,24 @@ class Simulation:
                 self._push = (force, left - 1)
             pybullet.stepSimulation(**self._world)
 
-    def _apply_effort(self, kind: str, command: np.ndarray) -> None:
+    def _apply_effort(self, kind: str, command: list[float]) -> None:
         """PyBullet clears applied torques after each physics step."""
         if self.motors.open_loop:
-            effort = self.motors.strength * command
+            effort = (self.motors.strength * command).tolist()
         else:
             states = pybullet.getJointStates(self.body, self._drive_indices, **self._world)
-            position, velocity = np.array([s[0] for s in states]), np.array([s[1] for s in states])
-            effort = self.motors.effort(kind, command, position, velocity)
+            effort = self.motors.effort(kind, command, [s[0] for s in states], [s[1] for s in states])
         if self._locked:
-            effort = effort[self._free]
+            effort = [effort[i] for i in self._free]
         pybullet.setJointMotorControlArray(
-            self.body, self._free_indices, pybullet.TORQUE_CONTROL, forces=effort.tolist(), **self._world
+            self.body, self._free_indices, pybullet.TORQUE_CONTROL, forces=effort, **self._world
         )
 
-    def _command_servo(self, kind: str, command: np.ndarray) -> None:
+    def _command_servo(self, kind: str, command: list[float]) -> None:
         position = kind == "position"
         mode = pybullet.POSITION_CONTROL if position else pybullet.VELOCITY_CONTROL
         free = self._free
-        target = {"targetPositions" if position else "targetVelocities": [float(command[i]) for i in free]}
+        target = {"targetPositions" if position else "targetVelocities": [command[i] for i in free]}
         forces = [self._max_effort[self._commanded[i]] * float(self.motors.strength[i]) for i in free]
         pybullet.setJointMotorControlArray(self.body, self._free_indices, mode, forces=forces, **target, **self._world)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from runtime.contract import Layout, Node
 from runtime.schema import to_plain
-from sim.robots.a1 import A1, DRIVE, FOOT_RADIUS, HIP_OFFSET, HIPS, LEGS, STANCE_HEIGHT, THIGH
+from sim.robots.a1 import A1, ACROSS, DRIVE, FOOT_RADIUS, HIP_OFFSET, HIPS, LEGS, STANCE_HEIGHT, THIGH
 from sim.tasks import TaskInfo, task_class
 from training.agent.config import AgentConfig
-from training.agent.gait import TrotConfig
+from training.agent.gait import Mirror, Reading, TrotConfig
 from training.augment import Augmentation
 from training.kinematics import joint_kinematics
 
@@ -90,19 +90,38 @@ _PRESETS = {
 
 def trot(task: type[TaskInfo], layout: Layout) -> TrotConfig:
     """Trot of the Unitree A1 in a task that observes a command."""
-    command = layout.slices["command"]
+
+    def reading(name: str) -> Reading:
+        where = layout.slices[name]
+        mean, scale = layout.mean[where].tolist(), layout.scale[where].tolist()
+        return Reading(tuple(range(where.start, where.stop)), tuple(mean), tuple(scale))
+
+    joints = Mirror(ACROSS, tuple(-1.0 if "hip" in j else 1.0 for j in A1.joint_names))
+    mirrors = {
+        "joint_position": joints,
+        "joint_velocity": joints,
+        "gravity": Mirror((0, 1, 2), (1.0, -1.0, 1.0)),
+        "angular_velocity": Mirror((0, 1, 2), (-1.0, 1.0, -1.0)),
+        "command": Mirror((0, 1, 2), (1.0, -1.0, -1.0)),
+    }
+    latents = [(where.start + i, s) for n, where in layout.slices.items() for i, s in zip(*vars(mirrors[n]).values())]
+
     return TrotConfig(
         hips=tuple(HIPS[leg] for leg in LEGS),
         offsets=tuple(HIP_OFFSET * (1 if leg.endswith("L") else -1) for leg in LEGS),
         link=THIGH,
         height=STANCE_HEIGHT - FOOT_RADIUS,
+        foot_radius=FOOT_RADIUS,
         phases=(0.0, 0.5, 0.5, 0.0),
         weight=_TROTTING_WEIGHT,
         stiffness=DRIVE.stiffness,
         period_s=1 / task.rate_hz,
-        command=tuple(range(command.start, command.stop)),
-        command_mean=tuple(layout.mean[command].tolist()),
-        command_scale=tuple(layout.scale[command].tolist()),
+        command=reading("command"),
+        position=reading("joint_position"),
+        velocity=reading("joint_velocity"),
+        gyro=reading("angular_velocity"),
+        latents=Mirror(*zip(*latents)),
+        joints=joints,
         joint_offset=task.action.offset,
         joint_scale=task.action.scale,
     )

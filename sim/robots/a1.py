@@ -50,6 +50,9 @@ A1 = Robot(
     view=View(distance=1.3, yaw=35.0, pitch=-18.0, target=(0.0, 0.0, 0.2)),
 )
 
+ACROSS = tuple(A1.joint_names.index(j[0] + ("L" if j[1] == "R" else "R") + j[2:]) for j in A1.joint_names)
+"""Index of the joint on the other side of each joint; hips turn the other way there."""
+
 ENCODERS = (
     encoders(A1.joints, scale=(0.3,) * 12, noise=0.01, quantum=0.001, margin=0.2, min_valid=6),
     joint_speeds(A1.joints, scale=(4.0,) * 12, noise=0.3, largest=(50.0,) * 12),

@@ -282,7 +282,7 @@ def test_rare_false_alarms_are_measured_and_left(agent: Agent, tmp_path: Path, m
     verdict = np.zeros((5000, D))
     verdict[[7, 2000], 3] = 2
     recording = Recording(np.arange(5000), {"verdict": verdict})
-    monkeypatch.setattr(export.checks, "record_healthy", lambda *_: recording)
+    monkeypatch.setattr(export.checks, "record_healthy", lambda *_, **__: recording)
     bundle = Bundle.load(write_tiny_bundle(tmp_path / "b.onnx", "cartpole"))
     _, checks = calibrate_checks(agent, lambda agent: bundle, "cartpole", 0, lambda stage: None)
     assert [checks.channels[c].gate_false_alarm for c in CHANNELS] == [0, 0, 0, 4e-4]

@@ -36,6 +36,13 @@ def test_parts_join_in_order(cartpole: Bundle) -> None:
         np.testing.assert_array_equal(joined.first(7)[name], both[name][:7])
 
 
+def test_workers_change_nothing(cartpole: Bundle) -> None:
+    alone, shared = (record_healthy(cartpole, "cartpole", [3, 4, 5], workers=n) for n in (1, 2))
+    np.testing.assert_array_equal(shared.tick, alone.tick)
+    for name in alone.arrays:
+        np.testing.assert_array_equal(shared[name], alone[name])
+
+
 def test_faulty_ticks_have_every_fault_and_every_k(cartpole: Bundle) -> None:
     recording = record_faulty(cartpole, "cartpole", 0, (0, 1, 4), 600)
     assert len(recording) == 600

@@ -11,16 +11,16 @@ from sim.robots.cartpole import CARTPOLE
 
 
 def test_effort_falls_with_speed_in_the_direction_of_motion() -> None:
-    velocity = np.array([0.0, 10.5, 21.0, 42.0, -10.5, 10.5])
-    wanted = np.array([100.0, 100.0, 100.0, 100.0, 100.0, -100.0])
-    effort = limited_effort(wanted, velocity, np.full(6, 30.0), no_load_speed=21.0)
-    np.testing.assert_allclose(effort, [30.0, 15.0, 0.0, 0.0, 30.0, -30.0])
+    velocity = (0.0, 10.5, 21.0, 42.0, -10.5, 10.5, -42.0)
+    wanted = (100.0, 100.0, 100.0, 100.0, 100.0, -100.0, -100.0)
+    effort = [limited_effort(w, v, 30.0, no_load_speed=21.0) for w, v in zip(wanted, velocity, strict=True)]
+    assert effort == [30.0, 15.0, 0.0, 0.0, 30.0, -30.0, 0.0]
 
 
 def test_pd_drive_by_hand() -> None:
     """80 (0.1 - 0) - 2 * 1 = 6 N·m, and 80 * 1 is cut to 33.5 (1 - 2/21) in the direction of motion."""
     motors = Motors(A1, A1.joint_names[:2])
-    command, position, velocity = np.array([0.1, 1.0]), np.zeros(2), np.array([1.0, 2.0])
+    command, position, velocity = [0.1, 1.0], [0.0, 0.0], [1.0, 2.0]
     np.testing.assert_allclose(
         motors.effort("position", command, position, velocity), [6.0, 33.5 * (1 - 2 / 21)], rtol=1e-12
     )
@@ -32,9 +32,9 @@ def test_pd_drive_by_hand() -> None:
 
 def test_effort_goes_through_where_there_is_no_drive() -> None:
     motors = Motors(CARTPOLE, ("slider_to_cart",))
-    assert motors.effort("effort", np.array([7.0]), np.zeros(1), np.ones(1)) == pytest.approx(7.0)
+    assert motors.effort("effort", [7.0], [0.0], [1.0]) == [7.0]
     motors.friction[:] = 1.0
-    assert motors.effort("effort", np.array([7.0]), np.zeros(1), np.array([0.05])) == pytest.approx(6.5)
+    assert motors.effort("effort", [7.0], [0.0], [0.05]) == pytest.approx([6.5])
 
 
 def test_a_delayed_command_takes_effect_some_steps_later() -> None:
@@ -42,9 +42,9 @@ def test_a_delayed_command_takes_effect_some_steps_later() -> None:
     line.steps = 3
     seen = []
     for tick in range(4):  # two physics steps a tick
-        line.give(np.array([float(tick)]))
-        seen += [float(line.step()[0]) for _ in range(2)]
+        line.give([float(tick)])
+        seen += [line.step()[0] for _ in range(2)]
     assert seen == [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 2.0]
     line.reset()
-    line.give(np.array([9.0]))
-    assert line.step() == 9.0
+    line.give([9.0])
+    assert line.step() == [9.0]

@@ -14,7 +14,8 @@ from sim.robots.a1 import A1, FOOT_RADIUS, HIPS, LEGS, STANCE_HEIGHT
 from sim.simulation import Simulation
 from sim.tasks import TASKS
 from training.agent.gait import Trot, TrotConfig
-from training.config import trot
+from training.checkpoint import build_agent
+from training.config import preset, trot
 
 TASK = TASKS["a1_walk"]
 CONFIG = trot(TASK, Layout(TASK.observations, TASK.action))
@@ -81,9 +82,11 @@ def test_actions_are_normalised_as_the_contract_says(gait: Trot) -> None:
     z = torch.zeros(1, layout.size)
     z[:, layout.slices["command"]] = COMMAND / 0.5
     phase = torch.tensor([[0.3]])
-    angles = gait(phase, z) * torch.tensor(TASK.action.scale) + torch.tensor(TASK.action.offset)
-    feet = gait.feet(phase, COMMAND)
-    torch.testing.assert_close(angles, gait.joints(feet) - gait.sag(phase, feet, gait.joints(feet)))
+    shift, bend = torch.tensor([[0.2, -0.1, 0.4]]), torch.linspace(-0.5, 0.5, 12)[None]
+    angles = gait(phase, z, torch.cat((shift, bend), -1)) * torch.tensor(TASK.action.scale)
+    feet = gait.feet(phase, COMMAND + 0.3 * shift)
+    expected = gait.joints(feet) - gait.sag(phase, feet, gait.joints(feet)) + 0.3 * bend
+    torch.testing.assert_close(angles + torch.tensor(TASK.action.offset), expected)
 
 
 def test_the_weight_turns_every_joint_as_far_as_its_lever_says(gait: Trot) -> None:
@@ -116,7 +119,7 @@ def test_a_trot_that_bears_its_weight_stays_up_and_does_not_twist() -> None:
         heights, turns = [], []
         for _ in range(200):
             phase = gait.advanced(phase)
-            env.step(gait(phase, z)[0].numpy())
+            env.step(gait(phase, z, torch.zeros(1, 15))[0].numpy())
             base = env.sim.base_state()
             heights.append(base.position[2])
             turns.append(abs(base.angular_velocity[2]))
@@ -127,6 +130,53 @@ def test_a_trot_that_bears_its_weight_stays_up_and_does_not_twist() -> None:
     assert abs(height - STANCE_HEIGHT) < 0.005
     assert sagged < STANCE_HEIGHT - 0.015
     assert twist < 0.3 * twisted
+
+
+def test_feet_on_the_ground_tell_the_velocity(gait: Trot) -> None:
+    """Against PyBullet, with sensors that are well, over a cycle each: 0.3 m/s ahead, then to the left and turning."""
+    env = RobotEnv("a1_walk")
+    layout = env.layout
+    for command in ((0.3, 0.0, 0.0), (0.0, 0.25, 0.4)):
+        env.reset(seed=0)
+        phase, told, true = torch.zeros(1, 1), [], []
+        for _ in range(300):
+            x = env.own.observe(env.sim)
+            x[layout.slices["command"]] = command
+            z = torch.from_numpy((x - layout.mean) / layout.scale).float()[None]
+            phase = gait.advanced(phase)
+            told.append(gait.odometry(phase, z)[0].numpy())
+            true.append(env.sim.base_state().velocity[:2])
+            env.step(gait(phase, z, torch.zeros(1, 15))[0].numpy())
+        cycles = slice(300 - 6 * 33, None)
+        np.testing.assert_allclose(np.mean(told[cycles], 0), np.mean(true[cycles], 0), atol=0.045)
+        assert np.linalg.norm(np.mean(true[cycles], 0)) > 0.2
+    env.close()
+
+
+def test_left_and_right_are_treated_alike() -> None:
+    """By hand: in the mirror FR_hip turns as FL_hip does, the other way round, and the command is to the right."""
+    agent = build_agent(preset("a1_walk"))
+    assert agent.gait is not None
+    with torch.no_grad():
+        torch.nn.init.normal_(list(agent.policy.parameters())[-2])
+    layout = Layout(TASK.observations, TASK.action)
+    z, phase = torch.randn(5, layout.size), torch.rand(5, 1)
+    mirrored = agent.gait.mirrored(torch.cat((z, torch.zeros(5, 4)), -1))[:, :-4]
+    names = list(layout.channels)
+    for name, other, sign in (
+        ("joint_position.FR_hip_joint", "joint_position.FL_hip_joint", -1),
+        ("joint_velocity.RL_lower_joint", "joint_velocity.RR_lower_joint", 1),
+        ("gravity.y", "gravity.y", -1),
+        ("angular_velocity.x", "angular_velocity.x", -1),
+        ("angular_velocity.y", "angular_velocity.y", 1),
+        ("command.vy", "command.vy", -1),
+    ):
+        torch.testing.assert_close(mirrored[:, names.index(name)], sign * z[:, names.index(other)])
+    here, there = agent.act(z, phase), agent.act(mirrored, (phase + 0.5) % 1.0)
+    joints = [names.index(f"joint_position.{j}") for j in TASK.action.joints]
+    assert joints == list(range(12)), "the action's joints are the first latents"
+    exchanged = agent.gait.mirrored(torch.nn.functional.pad(there, (0, layout.size + 4 - 12)))[:, :12]
+    torch.testing.assert_close(here, exchanged, atol=2e-4, rtol=0)
 
 
 def test_a_foot_that_cannot_be_reached_stretches_the_leg(gait: Trot) -> None:

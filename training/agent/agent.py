@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.agent.config import AgentConfig
-from training.agent.gait import Trot
+from training.agent.gait import FEATURES, Trot
 from training.agent.inference import Hold, Prediction, make_method
 from training.agent.model import GenerativeModel, Prior
 from training.agent.networks import LastReading, SkipMLP, mlp
@@ -91,9 +91,10 @@ class Agent(nn.Module):
         self._predicts = config.acting_node in self.model.observed
         features = acting.stop - acting.start + self._predicts * (observation_size - len(config.tied))
         self.gait = None if config.gait is None else Trot(config.gait)
-        rhythm = 0 if self.gait is None else 2
+        rhythm = 0 if self.gait is None else FEATURES
         features += rhythm
-        self.policy = mlp(features, config.hidden, action_size, last_gain=0.01)
+        answers = action_size if self.gait is None else self.gait.corrections
+        self.policy = mlp(features, config.hidden, answers, last_gain=0.01)
         self.critic = mlp(size + observation_size + rhythm, config.hidden, 1)
         self.log_std = nn.Parameter(torch.full((action_size,), config.initial_log_std))
 
@@ -188,16 +189,17 @@ class Agent(nn.Module):
             mean: Tensor = self.policy(features)
             return mean
         assert phase is not None
-        corrected = self.policy(torch.cat((features, self.gait.rhythm(phase)), -1))
-        return self.gait(phase, z) + self.gait.residual * corrected
+        correction = self.gait.even(self.policy, torch.cat((features, self.gait.features(phase, z)), -1))
+        action: Tensor = self.gait(phase, z, correction)
+        return action
 
     def value(self, z: Tensor, x: Tensor, phase: Tensor | None = None) -> Tensor:
         """State value (B,); the critic is not deployed, so it also sees the unmasked observation x (B, D)."""
-        rhythm = () if self.gait is None or phase is None else (self.gait.rhythm(phase),)
+        rhythm = () if self.gait is None or phase is None else (self.gait.features(phase, z),)
         value: Tensor = self.critic(torch.cat((z, x, *rhythm), -1)).squeeze(-1)
         return value
 
     def distribution(self, z: Tensor, phase: Tensor | None = None) -> torch.distributions.Normal:
         """Gaussian policy at z (B, Z), and phase (B, 1) of the gait."""
-        std = self.log_std.exp() if self.gait is None else self.gait.residual * self.log_std.exp()
+        std = self.log_std.exp() if self.gait is None else self.gait.joint_unit * self.log_std.exp()
         return torch.distributions.Normal(self.act(z, phase), std, validate_args=False)

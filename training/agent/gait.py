@@ -1,7 +1,8 @@
 """A trot: feet that take turns in pairs, placed by the commanded velocity, and the joints that put them there.
 
 A central pattern generator for four-legged robots. It is part of the agent, so it goes into the bundle: its phase is
-carried from tick to tick, and the policy corrects what it commands.
+carried from tick to tick, and the policy corrects both the velocity that it is commanded and the joints that it
+commands.
 """
 
 from __future__ import annotations
@@ -11,6 +12,28 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+FEATURES = 4
+"""Count of `Trot.features`."""
+_COMMANDS = 3  # vx, vy, wz
+_SPEED = 0.3  # m/s that are one in the features
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Latents that are tied to channels, and the units of those."""
+
+    latents: tuple[int, ...]
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """How left and right change places: number i becomes `sign[i]` times number `order[i]`."""
+
+    order: tuple[int, ...]
+    sign: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -25,10 +48,26 @@ class TrotConfig:
     """Length of thigh and of shank, m."""
     height: float
     """Of the base's frame above the feet's centres, m."""
+    foot_radius: float
+    """m; feet are balls."""
     phases: tuple[float, ...]
     """Of each leg, in cycles."""
     period_s: float
     """Of a tick."""
+    command: Reading
+    """vx, vy, wz in m/s and rad/s."""
+    position: Reading
+    velocity: Reading
+    """Of the joints, rad and rad/s."""
+    gyro: Reading
+    """Angular velocity of the base, rad/s."""
+    joint_offset: tuple[float, ...]
+    joint_scale: tuple[float, ...]
+    """Of the action (A,), rad."""
+    latents: Mirror
+    """Of all latents."""
+    joints: Mirror
+    """Of the action."""
     frequency_hz: float = 3.0
     duty: float = 0.6
     """Share of the cycle with the foot on the ground."""
@@ -40,16 +79,47 @@ class TrotConfig:
     """Of the joints' drives, N·m/rad, which give way under the weight unless commanded that much farther."""
     loading: float = 0.1
     """Share of the cycle in which a foot takes the weight over, and gives it back."""
-    command: tuple[int, ...] = ()
-    """Latents that are the command vx, vy, wz."""
-    command_mean: tuple[float, ...] = ()
-    command_scale: tuple[float, ...] = ()
-    """Of their channels."""
-    joint_offset: tuple[float, ...] = ()
-    joint_scale: tuple[float, ...] = ()
-    """Of the action (A,), rad."""
-    residual: float = 0.3
-    """What the policy's unit is worth, rad."""
+    joint_correction: float = 0.3
+    """What the policy's unit is worth on a joint, rad."""
+    command_correction: float = 0.3
+    """What it is worth on the command, m/s and rad/s."""
+
+
+class _Reader(nn.Module):
+    """SI values of a reading."""
+
+    latents: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, reading: Reading) -> None:
+        super().__init__()
+        self.register_buffer("latents", torch.tensor(reading.latents))
+        self.register_buffer("mean", torch.tensor(reading.mean))
+        self.register_buffer("scale", torch.tensor(reading.scale))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, n) of the latents (B, Z)."""
+        return z[..., self.latents] * self.scale + self.mean
+
+
+class _Mirror(nn.Module):
+    """Left and right exchanged."""
+
+    order: Tensor
+    sign: Tensor
+
+    def __init__(self, mirror: Mirror, before: tuple[float, ...] = (), after: tuple[float, ...] = ()) -> None:
+        """Signs of numbers that stay in their places `before` and `after` those of `mirror`."""
+        super().__init__()
+        moved = [len(before) + i for i in mirror.order]
+        end = len(before) + len(moved)
+        self.register_buffer("order", torch.tensor([*range(len(before)), *moved, *range(end, end + len(after))]))
+        self.register_buffer("sign", torch.tensor((*before, *mirror.sign, *after)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, n) for (B, n)."""
+        return values[..., self.order] * self.sign
 
 
 class Trot(nn.Module):
@@ -61,15 +131,18 @@ class Trot(nn.Module):
         self.register_buffer("hips", torch.tensor(config.hips, dtype=torch.float64).float())
         self.register_buffer("offsets", torch.tensor(config.offsets))
         self.register_buffer("phases", torch.tensor(config.phases))
-        self.register_buffer("indices", torch.tensor(config.command))
-        for name in ("command_mean", "command_scale", "joint_offset", "joint_scale"):
-            self.register_buffer(name, torch.tensor(getattr(config, name)))
+        self.register_buffer("joint_offset", torch.tensor(config.joint_offset))
+        self.register_buffer("joint_scale", torch.tensor(config.joint_scale))
+        self.command, self.gyro = _Reader(config.command), _Reader(config.gyro)
+        self.position, self.velocity = _Reader(config.position), _Reader(config.velocity)
+        # half a cycle later the other pair of legs carries: sine and cosine change their signs
+        self.mirrored = _Mirror(config.latents, after=(-1.0, -1.0, 1.0, -1.0))
+        """Of latents and features (B, Z + F)."""
+        self.mirrored_correction = _Mirror(config.joints, before=(1.0, -1.0, -1.0))
+        """(B, C)."""
 
-    command_mean: Tensor
-    command_scale: Tensor
     joint_offset: Tensor
     joint_scale: Tensor
-    indices: Tensor
     hips: Tensor
     offsets: Tensor
     phases: Tensor
@@ -78,11 +151,6 @@ class Trot(nn.Module):
         """Phase (B, 1) in cycles, one tick later."""
         later = phase + self.config.frequency_hz * self.config.period_s
         return later - later.floor()
-
-    def rhythm(self, phase: Tensor) -> Tensor:
-        """Sine and cosine of the phase (B, 1), (B, 2)."""
-        angle = 2.0 * math.pi * phase
-        return torch.cat((torch.sin(angle), torch.cos(angle)), -1)
 
     def _own_phases(self, phase: Tensor) -> Tensor:
         """Of every leg (B, L), in cycles since its foot touched the ground."""
@@ -117,14 +185,57 @@ class Trot(nn.Module):
         thigh = torch.atan2(-x, reach) + bend
         return torch.stack((hip, thigh, -2.0 * bend), -1).flatten(-2)
 
+    def _load(self, phase: Tensor) -> Tensor:
+        """Share of its weight that every foot carries (B, L)."""
+        c = self.config
+        own = self._own_phases(phase)
+        return (own / c.loading).clamp(max=1.0) * ((c.duty - own) / c.loading).clamp(0.0, 1.0)
+
+    def odometry(self, phase: Tensor, z: Tensor) -> Tensor:
+        """Velocity (B, 2) of the base, vx and vy in m/s in its frame, if the feet that carry do not slip.
+
+        A ball of radius R, at p from the base's frame, that rolls: v + w x p + J dq/dt = R w_shank x (0, 0, 1).
+        """
+        c = self.config
+        hip, thigh, knee = self.position(z).unflatten(-1, (-1, 3)).unbind(-1)
+        d_hip, d_thigh, d_knee = self.velocity(z).unflatten(-1, (-1, 3)).unbind(-1)
+        roll, pitch, yaw = self.gyro(z).unsqueeze(-1).unbind(-2)
+        shank = thigh + knee
+        along = -c.link * (torch.sin(thigh) + torch.sin(shank))
+        reach = c.link * (torch.cos(thigh) + torch.cos(shank))
+        lateral = self.offsets * torch.cos(hip) + reach * torch.sin(hip)
+        below = self.offsets * torch.sin(hip) - reach * torch.cos(hip)
+        d_along = -reach * d_thigh - c.link * torch.cos(shank) * d_knee
+        d_reach = along * d_thigh - c.link * torch.sin(shank) * d_knee
+        d_lateral = -below * d_hip + torch.sin(hip) * d_reach
+        rolling = c.foot_radius * (pitch + d_thigh + d_knee), -c.foot_radius * (roll + d_hip)
+        vx = yaw * (self.hips[:, 1] + lateral) - pitch * below - d_along + rolling[0]
+        vy = roll * below - yaw * (self.hips[:, 0] + along) - d_lateral + rolling[1]
+        load = self._load(phase)
+        share = load / load.sum(-1, keepdim=True)
+        return torch.stack(((share * vx).sum(-1), (share * vy).sum(-1)), -1)
+
+    def features(self, phase: Tensor, z: Tensor) -> Tensor:
+        """What the policy and the critic see of the gait (B, F): sine and cosine of the phase, and the error of v."""
+        angle = 2.0 * math.pi * phase
+        error = (self.odometry(phase, z) - self.command(z)[..., :2]) / _SPEED
+        return torch.cat((torch.sin(angle), torch.cos(angle), error), -1)
+
+    def even(self, policy: nn.Module, seen: Tensor) -> Tensor:
+        """Correction (B, C) of a policy that treats left and right alike, for latents and features (B, Z + F).
+
+        It is the mean of the policy's answer and of what it answers in the mirror.
+        """
+        here, there = policy(torch.cat((seen, self.mirrored(seen)))).chunk(2)
+        return 0.5 * (here + self.mirrored_correction(there))
+
     def sag(self, phase: Tensor, feet: Tensor, joints: Tensor) -> Tensor:
         """How far the joints (B, 3 L) rad give way under the weight on the feet (B, L, 3): w J_z' / k, J_z = dz / dq.
 
         Feet in the air carry none.
         """
         c = self.config
-        own = self._own_phases(phase)
-        load = (own / c.loading).clamp(max=1.0) * ((c.duty - own) / c.loading).clamp(0.0, 1.0)
+        load = self._load(phase)
         x, y, _ = feet.unbind(-1)
         hip, thigh, _ = joints.unflatten(-1, (-1, 3)).unbind(-1)
         upright = torch.cos(hip)
@@ -132,13 +243,18 @@ class Trot(nn.Module):
         return (c.weight / c.stiffness * load.unsqueeze(-1) * rise).flatten(-2)
 
     @property
-    def residual(self) -> Tensor:
-        """What the policy's unit is worth in normalised actions (A,)."""
-        return self.config.residual / self.joint_scale
+    def corrections(self) -> int:
+        """Count of what the policy corrects: the command, and every joint."""
+        return _COMMANDS + len(self.joint_scale)
 
-    def forward(self, phase: Tensor, z: Tensor) -> Tensor:
-        """Normalised action (B, A) at the phase (B, 1) and the latents (B, Z)."""
-        command = z[..., self.indices] * self.command_scale + self.command_mean
-        feet = self.feet(phase, command)
+    @property
+    def joint_unit(self) -> Tensor:
+        """What the policy's unit is worth on the joints, in normalised actions (A,)."""
+        return self.config.joint_correction / self.joint_scale
+
+    def forward(self, phase: Tensor, z: Tensor, correction: Tensor) -> Tensor:
+        """Normalised action (B, A) at the phase (B, 1) and the latents (B, Z), with the policy's correction (B, C)."""
+        shift, bend = correction[..., :_COMMANDS], correction[..., _COMMANDS:]
+        feet = self.feet(phase, self.command(z) + self.config.command_correction * shift)
         joints = self.joints(feet)
-        return (joints - self.sag(phase, feet, joints) - self.joint_offset) / self.joint_scale
+        return (joints - self.sag(phase, feet, joints) - self.joint_offset) / self.joint_scale + self.joint_unit * bend

@@ -73,7 +73,7 @@ def _measure(task: str, options: Options) -> dict[str, float]:
     """Median steps per second of each."""
     joints = len(task_class(task).action.joints)
     bare = make_env(task, task_class(task).randomisation)
-    ours = VectorEnv(task, options.envs, options.workers, randomisation=task_class(task).randomisation)
+    ours = VectorEnv(task, options.envs, options.workers, worlds=[task_class(task).randomisation])
     few, many = (
         gymnasium.vector.AsyncVectorEnv([_Make(task)] * count, shared_memory=True)
         for count in (options.workers, options.envs)

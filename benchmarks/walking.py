@@ -25,8 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from runtime.bundle import Bundle
 from runtime.errors import GanglionError
 from runtime.files import write_bytes, write_json
-from sim.evaluate import NOMINAL, evaluate
-from sim.tasks import task_class
+from sim.evaluate import evaluate
+from sim.tasks import NOMINAL, task_class
 
 _TASK = "a1_walk"
 _WORLDS = (NOMINAL, "randomised", "hard")

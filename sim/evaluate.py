@@ -18,11 +18,8 @@ from runtime.errors import ContractError, GanglionError
 from sim.env import make_env
 from sim.episode import episode
 from sim.processes import end_with_parent
-from sim.randomisation import Draw
-from sim.tasks import TaskInfo, task_class
+from sim.tasks import NOMINAL, TaskInfo, task_class
 
-NOMINAL = "nominal"
-"""The name of no fault, and of the world in which nothing is randomised."""
 FAULT_START = 10
 """Faults that do not say when begin at this tick of an episode, when the pose has been seen."""
 _RESAMPLES = 2000
@@ -103,7 +100,7 @@ class _Judge:
 
     def prepare(self, condition: Condition) -> Controller:
         """Set the environment up. Raises GanglionError for what is not known."""
-        self.env.set_randomisation(world(self.env.task, condition.world))
+        self.env.set_randomisation(self.env.task.world(condition.world))
         self.env.set_faults(fault_names(condition.fault), FAULT_START / self.env.task.rate_hz)
         if condition.refine not in self._controllers:
             self._controllers[condition.refine] = Controller(self.bundle, condition.refine)
@@ -163,15 +160,6 @@ def _run_block(block: Block) -> list[_Episode]:
 def fault_names(fault: str) -> tuple[str, ...]:
     """What `TaskEnv.set_faults` takes for one fault, or for `nominal`."""
     return () if fault == NOMINAL else (fault,)
-
-
-def world(task: TaskInfo, name: str) -> tuple[Draw, ...]:
-    """What is randomised in the world called `name`. Raises GanglionError that lists the task's worlds."""
-    worlds = {NOMINAL: (), "randomised": task.randomisation, "hard": task.hard}
-    known = [n for n, table in worlds.items() if table or n == NOMINAL]
-    if name not in known:
-        raise GanglionError(f"the task '{task.name}' has no world '{name}'; expected one of {', '.join(known)}")
-    return worlds[name]
 
 
 def match_task(contract: Contract, task: type[TaskInfo]) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -66,7 +67,7 @@ class _Job:
     """What a worker simulates."""
 
     task: str
-    randomisation: tuple[Draw, ...]
+    worlds: Sequence[tuple[Draw, ...]]
     fields: _Fields
     block: dict[str, Any]
     indices: range
@@ -75,7 +76,7 @@ class _Job:
 def _worker(pipe: Connection, job: _Job) -> None:
     """Serve reset and step for the environments of the job until told to close or the parent is gone."""
     data = job.fields.view(job.block)
-    envs = [make_env(job.task, job.randomisation) for _ in job.indices]
+    envs = [make_env(job.task, job.worlds[i % len(job.worlds)]) for i in job.indices]
     try:
         while True:
             order = pipe.recv_bytes()
@@ -156,12 +157,22 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """
 
     def __init__(
-        self, task: str, num_envs: int, workers: int = 2, seed: int = 0, randomisation: tuple[Draw, ...] = ()
+        self,
+        task: str,
+        num_envs: int,
+        workers: int = 2,
+        seed: int = 0,
+        worlds: Sequence[tuple[Draw, ...]] = ((),),
     ) -> None:
-        """Raises GanglionError for an unknown task, a table that does not fit, or fewer environments than workers."""
+        """Environment i draws its episodes from table i of `worlds`, and from the first again after the last.
+
+        Raises GanglionError for an unknown task, a table that does not fit, or fewer environments than workers.
+        """
         if not 1 <= workers <= num_envs:
             raise GanglionError(f"got {workers} workers for {num_envs} environments; give each worker at least one")
-        example = make_env(task, randomisation)
+        example = make_env(task)
+        for table in worlds:
+            example.set_randomisation(table)
         self.num_envs = num_envs
         self.single_observation_space = example.observation_space
         self.single_action_space = example.action_space
@@ -177,9 +188,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._data["difficulty"][:] = 1.0
         self._seed_all(seed)
         bounds = np.linspace(0, num_envs, workers + 1).astype(int)
-        self._workers = [
-            _Worker(_Job(task, randomisation, fields, block, range(a, b))) for a, b in itertools.pairwise(bounds)
-        ]
+        self._workers = [_Worker(_Job(task, worlds, fields, block, range(a, b))) for a, b in itertools.pairwise(bounds)]
 
     def _seed_all(self, seed: int) -> None:
         self._seeds = np.random.SeedSequence(seed).spawn(self.num_envs)

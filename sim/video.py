@@ -21,8 +21,8 @@ from runtime.errors import GanglionError
 from runtime.sensing import Reason
 from sim.env import TaskEnv, make_env
 from sim.episode import episode
-from sim.evaluate import NOMINAL, fault_names, match_task, world
-from sim.tasks import task_class
+from sim.evaluate import fault_names, match_task
+from sim.tasks import NOMINAL, task_class
 
 _STRIP = 90  # pixels under the picture
 _PAST_S = 5.0  # of the free energy that is shown
@@ -81,7 +81,7 @@ def record_video(
 def _panel(title: str, bundle: Bundle, env: TaskEnv, scene: Scene, every: int) -> Iterator[Image.Image]:
     """Pictures of one bundle, every `every` ticks."""
     columns = match_task(bundle.contract, task_class(env.task.name))
-    env.set_randomisation(world(env.task, scene.world))
+    env.set_randomisation(env.task.world(scene.world))
     env.set_faults(fault_names(scene.fault))
     overlay = _Overlay(title, bundle, env.task.rate_hz)
     for tick in episode(Controller(bundle), env, scene.seed, columns):

@@ -9,7 +9,7 @@ from typing import Any
 from runtime.contract import Layout, Node
 from runtime.schema import to_plain
 from sim.robots.a1 import A1, ACROSS, DRIVE, FOOT_RADIUS, HIP_OFFSET, HIPS, LEGS, STANCE_HEIGHT, THIGH
-from sim.tasks import TaskInfo, task_class
+from sim.tasks import NOMINAL, TaskInfo, task_class
 from training.agent.config import AgentConfig
 from training.agent.gait import Mirror, Reading, TrotConfig
 from training.augment import Augmentation
@@ -30,6 +30,8 @@ class TrainConfig:
     """Folder of a run of the same task whose policy and critic to begin with; none if empty."""
     steps: int = 1_000_000
     """Environment steps in all."""
+    worlds: tuple[str, ...] = (NOMINAL,)
+    """Worlds of the task in which the simulations run, in turn."""
     num_envs: int = 64
     """Simulations that run in parallel."""
     workers: int = 2
@@ -132,7 +134,9 @@ def preset(task: str) -> TrainConfig:
 
     The latent node has one latent for every channel, tied to it: free latents, and channels that are explained by
     others, move while the model learns, and a policy that reads them learns more slowly. Joints move by their
-    velocities from the start. Raises GanglionError for an unknown task.
+    velocities from the start. The simulations run in every world of the task but the nominal one.
+
+    Raises GanglionError for an unknown task.
     """
     known = task_class(task)
     layout = Layout(known.observations, known.action)
@@ -141,7 +145,8 @@ def preset(task: str) -> TrainConfig:
     kinematics = joint_kinematics(layout, tied, 1 / known.rate_hz)
     gait = trot(known, layout) if known.robot is A1 and "command" in layout.slices else None
     agent = replace(config.agent, nodes=(Node("state", len(tied)),), tied=tied, kinematics=kinematics, gait=gait)
-    return replace(config, agent=agent)
+    worlds = tuple(name for name in known.worlds() if name != NOMINAL) or (NOMINAL,)
+    return replace(config, worlds=worlds, agent=agent)
 
 
 def command_line(config: TrainConfig) -> str:

@@ -55,8 +55,9 @@ class Collector:
     def __init__(self, config: TrainConfig, agent: Agent, steps: int = 0) -> None:
         """`steps` already trained make the draws of a resumed run new ones."""
         task = task_class(config.task)
+        worlds = [task.world(name) for name in config.worlds]
         self.config, self.agent = config, agent
-        self.env = VectorEnv(config.task, config.num_envs, config.workers, config.seed + steps, task.randomisation)
+        self.env = VectorEnv(config.task, config.num_envs, config.workers, config.seed + steps, worlds)
         self._rng = np.random.default_rng([config.seed, steps, 1])
         self._dropout = SensorDropout(task.observations, config.num_envs, self._rng, config.augmentation)
         n = config.num_envs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from runtime.errors import GanglionError
 from sim.tasks.a1_stand import A1Stand
 from sim.tasks.a1_walk import A1Walk
-from sim.tasks.base import Outcome, Task, TaskInfo
+from sim.tasks.base import NOMINAL, Outcome, Task, TaskInfo
 from sim.tasks.cartpole import CartPole
 from sim.tasks.cartpole_swingup import CartPoleSwingup
 from sim.tasks.husky_goto import HuskyGoto
@@ -22,7 +22,7 @@ TASKS: dict[str, type[Task]] = {
 EXTERNAL = "gym:"
 """Begins the name of a task that is an environment of gymnasium, e.g. gym:HalfCheetahBulletEnv-v0."""
 
-__all__ = ["EXTERNAL", "TASKS", "Outcome", "Task", "TaskInfo", "is_external", "own_task", "task_class"]
+__all__ = ["EXTERNAL", "NOMINAL", "TASKS", "Outcome", "Task", "TaskInfo", "is_external", "own_task", "task_class"]
 
 
 def is_external(name: str) -> bool:

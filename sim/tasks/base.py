@@ -9,10 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from runtime.contract import Action, Observation
+from runtime.errors import GanglionError
 from sim.randomisation import Draw
 from sim.robots.base import Robot
 from sim.sensors import Sensor
 from sim.simulation import Box, Simulation
+
+NOMINAL = "nominal"
+"""The name of no fault, and of the world in which nothing is randomised."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,20 @@ class TaskInfo:
     """A harder table, to judge by; none if empty."""
     judged: ClassVar[slice] = slice(-50, None)
     """Ticks of an episode whose metrics count."""
+
+    @classmethod
+    def worlds(cls) -> dict[str, tuple[Draw, ...]]:
+        """What is randomised in each world that there is, by its name."""
+        tables = {"randomised": cls.randomisation, "hard": cls.hard}
+        return {NOMINAL: ()} | {name: table for name, table in tables.items() if table}
+
+    @classmethod
+    def world(cls, name: str) -> tuple[Draw, ...]:
+        """What is randomised in the world called `name`. Raises GanglionError that lists the task's worlds."""
+        known = cls.worlds()
+        if name not in known:
+            raise GanglionError(f"the task '{cls.name}' has no world '{name}'; expected one of {', '.join(known)}")
+        return known[name]
 
 
 class Task(TaskInfo, ABC):

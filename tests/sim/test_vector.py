@@ -18,7 +18,7 @@ N, TICKS = 5, 60
 
 
 def rollout(task: str, workers: int) -> dict[str, np.ndarray]:
-    env = VectorEnv(task, N, workers, seed=7, randomisation=TASKS[task].randomisation)
+    env = VectorEnv(task, N, workers, seed=7, worlds=[TASKS[task].randomisation])
     rng = np.random.default_rng(0)
     rows: dict[str, list[np.ndarray]] = {"observation": [env.reset()[0].copy()], "reward": [], "done": [], "final": []}
     for _ in range(TICKS):
@@ -119,12 +119,28 @@ def test_a_reset_may_seed_anew() -> None:
         e.close()
 
 
+def test_environments_take_their_worlds_in_turn() -> None:
+    """Three environments, two tables: the second table is that of the second environment."""
+    light, heavy = (), (Draw("payload", 5.0, 5.0),)
+    action = np.ones((3, 1), np.float32)
+    env = VectorEnv("cartpole", 3, 2, seed=4, worlds=[light, heavy])
+    bare = [VectorEnv("cartpole", 3, 1, seed=4, worlds=[table]) for table in (light, heavy)]
+    for e in (env, *bare):
+        e.reset()
+    for _ in range(10):
+        mixed, lights, heavies = (e.step(action)[0].copy() for e in (env, *bare))
+    for e in (env, *bare):
+        e.close()
+    np.testing.assert_array_equal(mixed, np.stack((lights[0], heavies[1], lights[2])))
+    assert not np.array_equal(lights, heavies)
+
+
 def test_worlds_differ_as_much_as_the_difficulty_allows() -> None:
     table = (Draw("payload", 5.0, 5.0), Draw("motor_strength", 0.5, 0.5))
     action = np.ones((2, 1), np.float32)
 
     def after(difficulty: float, given: tuple[Draw, ...]) -> np.ndarray:
-        env = VectorEnv("cartpole", 2, 1, seed=4, randomisation=given)
+        env = VectorEnv("cartpole", 2, 1, seed=4, worlds=[given])
         env.set_difficulty(difficulty)
         env.reset()
         for _ in range(10):

@@ -4,14 +4,16 @@
 
 Every figure is the median over rounds in which all of them take their turn. Columns:
 
-bare       one environment in one process, stepped in a loop
-ours       VectorEnv with `envs` environments in `workers` processes
-ours / …   its speed over workers times the bare one
-async      AsyncVectorEnv, which gives every environment a process: as many as `workers`, and as many as `envs`
+bare          one environment in one process, stepped in a loop
+bare at once  `workers` processes that each do so, at the same time and with nothing in common: what the machine gives
+ours          VectorEnv with `envs` environments in `workers` processes
+ours / …      its speed over `workers` times the bare one, and over the bare ones at once
+async         AsyncVectorEnv, which gives every environment a process: as many as `workers`, and as many as `envs`
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,17 +54,22 @@ class Options:
 def main(options: Options) -> dict[str, Any]:
     """Measure, print a table, write JSON, and return what is written."""
     rows: list[dict[str, Any]] = []
-    table = Table("task", "bare", "ours", f"ours / {options.workers} × bare", "async few", "async many", "ours / async")
+    table = Table(
+        "task", "bare", "bare at once", "ours", f"ours / {options.workers} × bare", "ours / bare at once", "async few",
+        "async many", "ours / async",
+    )  # fmt: skip
     for task in options.tasks:
         speeds = _measure(task, options)
         share = speeds["ours"] / (options.workers * speeds["bare"])
+        of_possible = speeds["ours"] / speeds["bare at once"]
         gain = speeds["ours"] / max(speeds["async few"], speeds["async many"])
-        rows.append({"task": task, **speeds, "share": share, "gain": gain})
+        rows.append({"task": task, **speeds, "share": share, "share_of_bare_at_once": of_possible, "gain": gain})
         cells = {name: f"{value:.0f}" for name, value in speeds.items()}
         table.add_row(
-            task, cells["bare"], cells["ours"], f"{share:.2f}", cells["async few"], cells["async many"], f"{gain:.1f}"
-        )
-    Console(width=120).print(table)
+            task, cells["bare"], cells["bare at once"], cells["ours"], f"{share:.2f}", f"{of_possible:.2f}",
+            cells["async few"], cells["async many"], f"{gain:.1f}",
+        )  # fmt: skip
+    Console(width=140).print(table)
     written = {"envs": options.envs, "workers": options.workers, "rows": rows}
     if options.json:
         write_json(options.json, written)
@@ -78,8 +85,10 @@ def _measure(task: str, options: Options) -> dict[str, float]:
         gymnasium.vector.AsyncVectorEnv([_Make(task)] * count, shared_memory=True)
         for count in (options.workers, options.envs)
     )
+    pool = multiprocessing.get_context("spawn").Pool(options.workers, _start_alone, (task,))
     runners: dict[str, Callable[[float], float]] = {
         "bare": _bare(bare, joints),
+        "bare at once": lambda seconds: sum(pool.map(_run_alone, [seconds] * options.workers, chunksize=1)),
         "ours": _vector(ours, joints),
         "async few": _vector(few, joints),
         "async many": _vector(many, joints),
@@ -90,7 +99,21 @@ def _measure(task: str, options: Options) -> dict[str, float]:
             speeds[name].append(run(options.seconds))
     for env in (bare, ours, few, many):
         env.close()
+    pool.terminate()
     return {name: float(np.median(values)) for name, values in speeds.items()}
+
+
+_alone: Callable[[float], float]
+"""Steps the only environment of this process."""
+
+
+def _start_alone(task: str) -> None:
+    global _alone
+    _alone = _bare(make_env(task, task_class(task).randomisation), len(task_class(task).action.joints))
+
+
+def _run_alone(seconds: float) -> float:
+    return _alone(seconds)
 
 
 @dataclass(frozen=True)

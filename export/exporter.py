@@ -20,10 +20,11 @@ from export.health import calibrate
 from export.record import record_faulty
 from runtime.bundle import METADATA_KEY, Bundle, graph_digest
 from runtime.contract import WITHOUT_STEPS, Contract, Health, Provenance, Refinement, State
+from runtime.errors import GanglionError
 from runtime.files import write_bytes
 from sim.tasks import task_class
 from training.agent.agent import Agent
-from training.checkpoint import load_agent
+from training.checkpoint import load_agent, load_config
 from training.config import TrainConfig, command_line
 
 _PACKAGES = ("ganglion", "torch", "onnx", "onnxruntime", "pybullet", "numpy")
@@ -96,12 +97,22 @@ def describe(agent: Agent, config: TrainConfig, steps: int) -> Contract:
             algorithm=config.algorithm,
             seed=config.seed,
             steps=steps,
-            command=command_line(config),
+            command=commands(config),
             commit=_commit(),
             created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             versions={name: _version(name) for name in _PACKAGES},
         ),
     )
+
+
+def commands(config: TrainConfig) -> str:
+    """What trained the run, and before it the runs that it started from, as far as their folders are still there."""
+    own = command_line(config)
+    try:
+        first = commands(load_config(Path(config.start))) if config.start else ""
+    except GanglionError:
+        return own
+    return f"{first} --output {config.start} && {own}" if first else own
 
 
 def carried_states(agent: Agent) -> tuple[State, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from runtime.contract import Layout, Node
 from runtime.schema import to_plain
 from sim.robots.a1 import A1, ACROSS, DRIVE, FOOT_RADIUS, HIP_OFFSET, HIPS, LEGS, STANCE_HEIGHT, THIGH
-from sim.tasks import NOMINAL, TaskInfo, task_class
+from sim.tasks import TaskInfo, task_class
 from training.agent.config import AgentConfig
 from training.agent.gait import Mirror, Reading, TrotConfig
 from training.augment import Augmentation
@@ -30,8 +30,8 @@ class TrainConfig:
     """Folder of a run of the same task whose policy and critic to begin with; none if empty."""
     steps: int = 1_000_000
     """Environment steps in all."""
-    worlds: tuple[str, ...] = (NOMINAL,)
-    """Worlds of the task in which the simulations run, in turn."""
+    worlds: tuple[str, ...] = ()
+    """Worlds of the task in which the simulations run, in turn; every one but the nominal if empty."""
     num_envs: int = 64
     """Simulations that run in parallel."""
     workers: int = 2
@@ -84,7 +84,8 @@ _PRESETS = {
         model_epochs=1,
         refine=(0, 1, 1, 2),
         augmentation=Augmentation(burst_share=0.0, permanent_share=0.0),
-        agent=AgentConfig(hidden=128, initial_log_std=-1.0),
+        worlds=("randomised", "randomised", "hard"),
+        agent=AgentConfig(hidden=128, initial_log_std=-1.6),
     ),
     "kuka_reach": TrainConfig(task="kuka_reach", steps=1_500_000, horizon=128, model_epochs=1),
 }
@@ -134,7 +135,7 @@ def preset(task: str) -> TrainConfig:
 
     The latent node has one latent for every channel, tied to it: free latents, and channels that are explained by
     others, move while the model learns, and a policy that reads them learns more slowly. Joints move by their
-    velocities from the start. The simulations run in every world of the task but the nominal one.
+    velocities from the start.
 
     Raises GanglionError for an unknown task.
     """
@@ -145,8 +146,7 @@ def preset(task: str) -> TrainConfig:
     kinematics = joint_kinematics(layout, tied, 1 / known.rate_hz)
     gait = trot(known, layout) if known.robot is A1 and "command" in layout.slices else None
     agent = replace(config.agent, nodes=(Node("state", len(tied)),), tied=tied, kinematics=kinematics, gait=gait)
-    worlds = tuple(name for name in known.worlds() if name != NOMINAL) or (NOMINAL,)
-    return replace(config, worlds=worlds, agent=agent)
+    return replace(config, agent=agent)
 
 
 def command_line(config: TrainConfig) -> str:

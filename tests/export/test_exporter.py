@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.exporter import ExportReport, describe, export
+from export.exporter import ExportReport, commands, describe, export
 from export.record import record_faulty
 from runtime.bundle import Bundle
 from runtime.contract import Contract
@@ -19,8 +19,8 @@ from runtime.sample import Sample
 from runtime.sensing import Reason
 from sim.tasks import TASKS
 from training.agent.sensors import OFF
-from training.checkpoint import build_agent, load_agent
-from training.config import preset
+from training.checkpoint import build_agent, load_agent, save_config
+from training.config import command_line, preset
 from training.trainer import train
 
 SMALL = replace(preset("cartpole"), steps=256, num_envs=4, horizon=32, sequence=16, model_only_steps=100)
@@ -122,6 +122,18 @@ def test_every_task_makes_a_contract_that_survives_its_file(task: str) -> None:
     config = preset(task)
     contract = describe(build_agent(config), config, 0)
     assert Contract.from_json(contract.to_json()) == contract
+
+
+def test_the_commands_of_runs_that_started_from_one_another(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    save_config(first, SMALL)
+    save_config(second, replace(SMALL, seed=2, start=str(first)))
+    third = replace(SMALL, seed=3, start=str(second))
+    one, two, three = commands(third).split(" && ")
+    assert one == f"{command_line(SMALL)} --output {first}"
+    assert two.endswith(f" --seed 2 --start {first} {command_line(SMALL).split(' --seed 0 ')[1]} --output {second}")
+    assert three == command_line(third)
+    assert commands(replace(third, start="nowhere")) == command_line(replace(third, start="nowhere"))
 
 
 def test_exporting_what_is_not_a_run(tmp_path: Path) -> None:

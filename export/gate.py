@@ -104,7 +104,7 @@ def _torch(agent: Agent, inputs: Arrays) -> Arrays:
     x, mask, previous, fresh = (tensors[n] for n in ("observation", "mask", "previous_action", "fresh"))
     belief = agent.infer(x, mask, previous, state, tensors["refine"], fresh)
     outputs = (
-        agent.act(belief.z, belief.state.get("phase")),
+        agent.act(belief.z, belief.state.get("gait")),
         belief.free_energy,
         belief.start.innovation,
         belief.start.verdict,

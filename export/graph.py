@@ -59,7 +59,7 @@ class _Finish(nn.Module):
 
     def forward(self, z: Tensor, x: Tensor, *start: Tensor) -> tuple[Tensor, ...]:
         carried, free_energy = self.agent.finish(_start(self.names, start), z, x)
-        action = self.agent.act(carried["z"], carried.get("phase"))
+        action = self.agent.act(carried["z"], carried.get("gait"))
         return action, free_energy, *(carried[name] for name in self.states)
 
 

@@ -45,8 +45,8 @@ class Rollout:
     done: Tensor
     last_value: Tensor
     """(N,)."""
-    phase: Tensor | None = None
-    """Of the gait (T, N, 1), where there is one."""
+    gait: Tensor | None = None
+    """State of the gait (T, N, S), where there is one."""
 
 
 class Collector:
@@ -82,7 +82,7 @@ class Collector:
         c, agent = self.config, self.agent
         steps = torch.as_tensor(self._rng.choice(c.refine, c.num_envs))
         starts: list[State] = []
-        phases: list[Tensor | None] = []
+        gaits: list[Tensor | None] = []
         rows: dict[str, list[Tensor]] = {
             k: []
             for k in ("x", "mask", "previous_action", "first", "z", "action", "log_prob", "value", "reward", "done")
@@ -92,13 +92,13 @@ class Collector:
                 starts.append(self._state)
             mask = torch.as_tensor(self._dropout.step())
             belief = agent.infer(self._x, mask, self._previous, self._state, steps)
-            phase = belief.state.get("phase")
-            distribution = agent.distribution(belief.z, phase)
+            gait = belief.state.get("gait")
+            distribution = agent.distribution(belief.z, gait)
             action = distribution.sample()
             if not torch.isfinite(action).all():
                 raise GanglionError("training diverged: the policy's action is not finite; resume with smaller steps")
-            value = agent.value(belief.z, self._x, phase)
-            phases.append(phase)
+            value = agent.value(belief.z, self._x, gait)
+            gaits.append(gait)
             rows["x"].append(self._x)
             rows["mask"].append(mask)
             rows["previous_action"].append(self._previous)
@@ -126,11 +126,11 @@ class Collector:
             rows["done"].append(self._first)
         mask = torch.as_tensor(self._dropout.step())
         belief = agent.infer(self._x, mask, self._previous, self._state, steps)
-        last_value = agent.value(belief.z, self._x, belief.state.get("phase"))
+        last_value = agent.value(belief.z, self._x, belief.state.get("gait"))
         stacked = {name: torch.stack(values) for name, values in rows.items()}
-        known = [p for p in phases if p is not None]
+        known = [g for g in gaits if g is not None]
         return Rollout(
-            phase=torch.stack(known) if known else None, starts=starts, steps=steps, last_value=last_value, **stacked
+            gait=torch.stack(known) if known else None, starts=starts, steps=steps, last_value=last_value, **stacked
         )
 
     def _bootstrap(self, cut: np.ndarray, final: np.ndarray, state: State, executed: Tensor, steps: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class Collector:
         before = {name: value[where] for name, value in state.items()}
         belief = self.agent.infer(x, torch.ones_like(x), executed[where], before, steps[where])
         result = torch.zeros(len(cut))
-        result[where] = self.config.gamma * self.agent.value(belief.z, x, belief.state.get("phase"))
+        result[where] = self.config.gamma * self.agent.value(belief.z, x, belief.state.get("gait"))
         return result
 
     def _record_episodes(self, reward: np.ndarray, done: np.ndarray, success: np.ndarray) -> None:

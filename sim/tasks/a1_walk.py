@@ -100,12 +100,12 @@ class A1Walk(Task):
         fallen = bool(height < FALLEN_HEIGHT or up[2] < FALLEN_UP)
         rolling, change = base.angular_velocity[:2], action - self._previous
         reward = (
-            1.0
-            + 0.4 * _near(speed, 0.1)
-            + 0.4 * _near(speed_cycle, 0.06)
-            + 0.4 * _near(yaw, 0.1)
-            - 1.5 * (speed + speed_cycle)
-            - 0.5 * (yaw + yaw_cycle)
+            0.4 * _near(speed, 0.3)
+            + 0.6 * _near(speed, 0.1)
+            + 0.8 * 0.06 / (0.06 + speed_cycle)
+            + 0.2 * _near(yaw, 0.4)
+            + 0.3 * _near(yaw, 0.1)
+            + 0.2 * _near(yaw_cycle, 0.1)
             - 1.0 * up[:2] @ up[:2]
             - 0.4 * z**2
             - 0.02 * rolling @ rolling

@@ -13,13 +13,19 @@ from sim.env import RobotEnv
 from sim.robots.a1 import A1, FOOT_RADIUS, HIPS, LEGS, STANCE_HEIGHT
 from sim.simulation import Simulation
 from sim.tasks import TASKS
-from training.agent.gait import Trot, TrotConfig
+from training.agent.gait import FEATURES, Trot, TrotConfig
 from training.checkpoint import build_agent
 from training.config import preset, trot
 
 TASK = TASKS["a1_walk"]
 CONFIG = trot(TASK, Layout(TASK.observations, TASK.action))
+STILL = torch.zeros(1, Layout(TASK.observations, TASK.action).size)
 COMMAND = torch.tensor([[0.4, -0.2, 0.5]])
+
+
+def at(phase: torch.Tensor) -> torch.Tensor:
+    """The state of a gait at the phase (B, 1)."""
+    return torch.nn.functional.pad(phase, (0, 3))
 
 
 @pytest.fixture
@@ -74,7 +80,20 @@ def test_nothing_jumps_when_the_cycle_begins_anew(gait: Trot) -> None:
     phases = (torch.arange(400) / 400)[:, None]
     angles = gait.joints(gait.feet(phases, COMMAND.expand(400, 3)))
     assert (angles - angles.roll(1, 0)).abs().max() < 0.05
-    assert gait.advanced(torch.tensor([[0.99]])).item() == pytest.approx(0.99 + 0.03 - 1.0)
+    late = torch.tensor([[0.99, 0.0, 0.0, 0.0]])
+    assert gait.advanced(late, STILL)[0, 0].item() == pytest.approx(0.99 + 0.03 - 1.0)
+
+
+def test_the_error_that_lasts_is_averaged_over_a_third_of_a_second(gait: Trot) -> None:
+    """Standing while 0.5 m/s are asked for: after t seconds -0.5 (1 - e^(-3 t)), and never more than 1 m/s."""
+    z = STILL.clone()
+    z[0, Layout(TASK.observations, TASK.action).slices["command"]] = torch.tensor([0.5, 0.0, -0.2]) / 0.5
+    state = gait.initial()
+    for _ in range(50):
+        state = gait.advanced(state, z)
+    rest = 1 - (1 - 0.03) ** 50
+    torch.testing.assert_close(state[:, 1:], rest * torch.tensor([[-0.5, 0.0, 0.2]]))
+    assert gait.advanced(state, 1e3 * z)[0, 1:].tolist() == pytest.approx([-1.0, 0.0, 1.0])
 
 
 def test_actions_are_normalised_as_the_contract_says(gait: Trot) -> None:
@@ -83,7 +102,7 @@ def test_actions_are_normalised_as_the_contract_says(gait: Trot) -> None:
     z[:, layout.slices["command"]] = COMMAND / 0.5
     phase = torch.tensor([[0.3]])
     shift, bend = torch.tensor([[0.2, -0.1, 0.4]]), torch.linspace(-0.5, 0.5, 12)[None]
-    angles = gait(phase, z, torch.cat((shift, bend), -1)) * torch.tensor(TASK.action.scale)
+    angles = gait(at(phase), z, torch.cat((shift, bend), -1)) * torch.tensor(TASK.action.scale)
     feet = gait.feet(phase, COMMAND + 0.3 * shift)
     expected = gait.joints(feet) - gait.sag(phase, feet, gait.joints(feet)) + 0.3 * bend
     torch.testing.assert_close(angles + torch.tensor(TASK.action.offset), expected)
@@ -115,11 +134,11 @@ def test_a_trot_that_bears_its_weight_stays_up_and_does_not_twist() -> None:
     def trotted(config: TrotConfig) -> tuple[float, float]:
         gait, env = Trot(config), RobotEnv("a1_walk")
         env.reset(seed=0)
-        phase, z = torch.zeros(1, 1), torch.zeros(1, env.layout.size)
+        state, z = gait.initial(), torch.zeros(1, env.layout.size)
         heights, turns = [], []
         for _ in range(200):
-            phase = gait.advanced(phase)
-            env.step(gait(phase, z, torch.zeros(1, 15))[0].numpy())
+            state = gait.advanced(state, z)
+            env.step(gait(state, z, torch.zeros(1, 15))[0].numpy())
             base = env.sim.base_state()
             heights.append(base.position[2])
             turns.append(abs(base.angular_velocity[2]))
@@ -138,15 +157,15 @@ def test_feet_on_the_ground_tell_the_velocity(gait: Trot) -> None:
     layout = env.layout
     for command in ((0.3, 0.0, 0.0), (0.0, 0.25, 0.4)):
         env.reset(seed=0)
-        phase, told, true = torch.zeros(1, 1), [], []
+        state, told, true = gait.initial(), [], []
         for _ in range(300):
             x = env.own.observe(env.sim)
             x[layout.slices["command"]] = command
             z = torch.from_numpy((x - layout.mean) / layout.scale).float()[None]
-            phase = gait.advanced(phase)
-            told.append(gait.odometry(phase, z)[0].numpy())
+            state = gait.advanced(state, z)
+            told.append(gait.odometry(state[:, :1], z)[0].numpy())
             true.append(env.sim.base_state().velocity[:2])
-            env.step(gait(phase, z, torch.zeros(1, 15))[0].numpy())
+            env.step(gait(state, z, torch.zeros(1, 15))[0].numpy())
         cycles = slice(300 - 6 * 33, None)
         np.testing.assert_allclose(np.mean(told[cycles], 0), np.mean(true[cycles], 0), atol=0.045)
         assert np.linalg.norm(np.mean(true[cycles], 0)) > 0.2
@@ -160,8 +179,8 @@ def test_left_and_right_are_treated_alike() -> None:
     with torch.no_grad():
         torch.nn.init.normal_(list(agent.policy.parameters())[-2])
     layout = Layout(TASK.observations, TASK.action)
-    z, phase = torch.randn(5, layout.size), torch.rand(5, 1)
-    mirrored = agent.gait.mirrored(torch.cat((z, torch.zeros(5, 4)), -1))[:, :-4]
+    z, state = torch.randn(5, layout.size), torch.cat((torch.rand(5, 1), torch.randn(5, 3)), -1)
+    mirrored = agent.gait.mirrored(torch.cat((z, torch.zeros(5, FEATURES)), -1))[:, :-FEATURES]
     names = list(layout.channels)
     for name, other, sign in (
         ("joint_position.FR_hip_joint", "joint_position.FL_hip_joint", -1),
@@ -172,10 +191,11 @@ def test_left_and_right_are_treated_alike() -> None:
         ("command.vy", "command.vy", -1),
     ):
         torch.testing.assert_close(mirrored[:, names.index(name)], sign * z[:, names.index(other)])
-    here, there = agent.act(z, phase), agent.act(mirrored, (phase + 0.5) % 1.0)
+    opposite = torch.tensor([1.0, 1.0, -1.0, -1.0]) * (state + torch.tensor([0.5, 0.0, 0.0, 0.0]))
+    here, there = agent.act(z, state), agent.act(mirrored, opposite)
     joints = [names.index(f"joint_position.{j}") for j in TASK.action.joints]
     assert joints == list(range(12)), "the action's joints are the first latents"
-    exchanged = agent.gait.mirrored(torch.nn.functional.pad(there, (0, layout.size + 4 - 12)))[:, :12]
+    exchanged = agent.gait.mirrored(torch.nn.functional.pad(there, (0, layout.size + FEATURES - 12)))[:, :12]
     torch.testing.assert_close(here, exchanged, atol=2e-4, rtol=0)
 
 

@@ -75,9 +75,9 @@ def test_a_walker_learns_around_its_gait(tmp_path: Path) -> None:
     assert loaded == config
     assert agent.gait is not None
     state = agent.initial(2)
-    assert state["phase"].shape == (2, 1)
-    bare = agent.gait(state["phase"], state["z"], torch.zeros(2, agent.gait.corrections))
-    torch.testing.assert_close(agent.act(state["z"], state["phase"]), bare, atol=0.1, rtol=0)
+    assert state["gait"].shape == (2, 4)
+    bare = agent.gait(state["gait"], state["z"], torch.zeros(2, agent.gait.corrections))
+    torch.testing.assert_close(agent.act(state["z"], state["gait"]), bare, atol=0.1, rtol=0)
 
 
 def test_a_run_begins_with_the_policy_of_another(finished: tuple[Path, list[Status]], tmp_path: Path) -> None:

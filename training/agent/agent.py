@@ -46,8 +46,8 @@ class Start:
     """(B, D), see `training.agent.sensors`."""
     sensors: Tensor
     """Sensor belief to carry on (B, 5, D)."""
-    phase: Tensor | None = None
-    """Of the gait (B, 1), where there is one."""
+    gait: Tensor | None = None
+    """State of the gait (B, S) before the tick, where there is one."""
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Agent(nn.Module):
         """Carried state before the first tick."""
         one = self.method.initial(self.model) | {"sensors": self.sensors.initial()}
         if self.gait is not None:
-            one["phase"] = torch.zeros(1, 1)
+            one["gait"] = self.gait.initial()
         return {name: value.to(self.log_std).repeat(batch, *[1] * (value.dim() - 1)) for name, value in one.items()}
 
     def restarted(self, state: State, first: Tensor) -> State:
@@ -139,8 +139,8 @@ class Agent(nn.Module):
         precision_x = mask * prediction.prior.log_precision_x.exp()
         gain = self.method.gain(self.model, prediction, precision_x)
         z = prediction.mean + self.encoder(features)
-        phase = None if self.gait is None else self.gait.advanced(state["phase"])
-        return Start(z, prediction.prior, precision_x, gain, mask, innovation, verdict, sensors, phase), prediction
+        gait = state.get("gait")
+        return Start(z, prediction.prior, precision_x, gain, mask, innovation, verdict, sensors, gait), prediction
 
     def refine(self, z: Tensor, x: Tensor, start: Start, k: Tensor, steps: Tensor) -> Tensor:
         """Step k () of `steps` (B,) in all, from z (B, Z)."""
@@ -161,8 +161,8 @@ class Agent(nn.Module):
             best = best * rows + torch.arange(rows, device=z.device)
         guarded = candidates.reshape(-1, z.shape[-1]).index_select(0, best)
         carried = self.method.carry(guarded, start.gain) | {"sensors": start.sensors}
-        if start.phase is not None:
-            carried["phase"] = start.phase
+        if self.gait is not None and start.gait is not None:
+            carried["gait"] = self.gait.advanced(start.gait, guarded)
         return carried, energies.amin(0).flatten()
 
     def infer(
@@ -177,10 +177,10 @@ class Agent(nn.Module):
         carried, free_energy = self.finish(start, z, x)
         return Belief(carried, free_energy, prediction, start)
 
-    def act(self, z: Tensor, phase: Tensor | None = None) -> Tensor:
+    def act(self, z: Tensor, gait: Tensor | None = None) -> Tensor:
         """Mean of the normalised action (B, A), from the acting node and the channels that it explains.
 
-        With a gait, its action at `phase` (B, 1), corrected.
+        With a gait, its action in the state `gait` (B, S), corrected.
         """
         features = z[..., self.model.slices[self.config.acting_node]]
         if self._predicts:
@@ -188,18 +188,18 @@ class Agent(nn.Module):
         if self.gait is None:
             mean: Tensor = self.policy(features)
             return mean
-        assert phase is not None
-        correction = self.gait.even(self.policy, torch.cat((features, self.gait.features(phase, z)), -1))
-        action: Tensor = self.gait(phase, z, correction)
+        assert gait is not None
+        correction = self.gait.even(self.policy, torch.cat((features, self.gait.features(gait, z)), -1))
+        action: Tensor = self.gait(gait, z, correction)
         return action
 
-    def value(self, z: Tensor, x: Tensor, phase: Tensor | None = None) -> Tensor:
+    def value(self, z: Tensor, x: Tensor, gait: Tensor | None = None) -> Tensor:
         """State value (B,); the critic is not deployed, so it also sees the unmasked observation x (B, D)."""
-        rhythm = () if self.gait is None or phase is None else (self.gait.features(phase, z),)
+        rhythm = () if self.gait is None or gait is None else (self.gait.features(gait, z),)
         value: Tensor = self.critic(torch.cat((z, x, *rhythm), -1)).squeeze(-1)
         return value
 
-    def distribution(self, z: Tensor, phase: Tensor | None = None) -> torch.distributions.Normal:
-        """Gaussian policy at z (B, Z), and phase (B, 1) of the gait."""
+    def distribution(self, z: Tensor, gait: Tensor | None = None) -> torch.distributions.Normal:
+        """Gaussian policy at z (B, Z), and the state (B, S) of the gait."""
         std = self.log_std.exp() if self.gait is None else self.gait.joint_unit * self.log_std.exp()
-        return torch.distributions.Normal(self.act(z, phase), std, validate_args=False)
+        return torch.distributions.Normal(self.act(z, gait), std, validate_args=False)

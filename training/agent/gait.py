@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-FEATURES = 4
+FEATURES = 7
 """Count of `Trot.features`."""
 _COMMANDS = 3  # vx, vy, wz
-_SPEED = 0.3  # m/s that are one in the features
+_ERROR, _LASTING = 0.3, 0.1  # m/s and rad/s that are one in the features: of the error now, and of the lasting one
+_LARGEST = 1.0  # lasting error, m/s or rad/s
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class TrotConfig:
     frequency_hz: float = 3.0
     duty: float = 0.6
     """Share of the cycle with the foot on the ground."""
+    lasting_s: float = 1 / 3
+    """Over which the error of the velocity is averaged."""
     lift: float = 0.06
     """Of a swinging foot, m."""
     weight: float = 0.0
@@ -136,7 +139,7 @@ class Trot(nn.Module):
         self.command, self.gyro = _Reader(config.command), _Reader(config.gyro)
         self.position, self.velocity = _Reader(config.position), _Reader(config.velocity)
         # half a cycle later the other pair of legs carries: sine and cosine change their signs
-        self.mirrored = _Mirror(config.latents, after=(-1.0, -1.0, 1.0, -1.0))
+        self.mirrored = _Mirror(config.latents, after=(-1.0, -1.0, 1.0, -1.0, 1.0, -1.0, -1.0))
         """Of latents and features (B, Z + F)."""
         self.mirrored_correction = _Mirror(config.joints, before=(1.0, -1.0, -1.0))
         """(B, C)."""
@@ -147,10 +150,17 @@ class Trot(nn.Module):
     offsets: Tensor
     phases: Tensor
 
-    def advanced(self, phase: Tensor) -> Tensor:
-        """Phase (B, 1) in cycles, one tick later."""
-        later = phase + self.config.frequency_hz * self.config.period_s
-        return later - later.floor()
+    def initial(self) -> Tensor:
+        """State (1, S) at the start: the phase in cycles, and the lasting error of vx, vy, wz in m/s and rad/s."""
+        return torch.zeros(1, 1 + _COMMANDS)
+
+    def advanced(self, state: Tensor, z: Tensor) -> Tensor:
+        """State (B, S) one tick later, at the latents (B, Z) found there."""
+        c = self.config
+        later = state[..., :1] + c.frequency_hz * c.period_s
+        phase = later - later.floor()
+        lasting = state[..., 1:] + c.period_s / c.lasting_s * (self.error(phase, z) - state[..., 1:])
+        return torch.cat((phase, lasting.clamp(-_LARGEST, _LARGEST)), -1)
 
     def _own_phases(self, phase: Tensor) -> Tensor:
         """Of every leg (B, L), in cycles since its foot touched the ground."""
@@ -215,11 +225,19 @@ class Trot(nn.Module):
         share = load / load.sum(-1, keepdim=True)
         return torch.stack(((share * vx).sum(-1), (share * vy).sum(-1)), -1)
 
-    def features(self, phase: Tensor, z: Tensor) -> Tensor:
-        """What the policy and the critic see of the gait (B, F): sine and cosine of the phase, and the error of v."""
+    def error(self, phase: Tensor, z: Tensor) -> Tensor:
+        """By how much vx, vy, wz (B, 3) differ from the command, m/s and rad/s."""
+        return torch.cat((self.odometry(phase, z), self.gyro(z)[..., 2:]), -1) - self.command(z)
+
+    def features(self, state: Tensor, z: Tensor) -> Tensor:
+        """What the policy and the critic see of the gait (B, F).
+
+        Sine and cosine of the phase, the error of vx and vy now, and the lasting error of vx, vy, wz.
+        """
+        phase, lasting = state[..., :1], state[..., 1:]
         angle = 2.0 * math.pi * phase
-        error = (self.odometry(phase, z) - self.command(z)[..., :2]) / _SPEED
-        return torch.cat((torch.sin(angle), torch.cos(angle), error), -1)
+        error = self.error(phase, z)[..., :2]
+        return torch.cat((torch.sin(angle), torch.cos(angle), error / _ERROR, lasting / _LASTING), -1)
 
     def even(self, policy: nn.Module, seen: Tensor) -> Tensor:
         """Correction (B, C) of a policy that treats left and right alike, for latents and features (B, Z + F).
@@ -252,8 +270,9 @@ class Trot(nn.Module):
         """What the policy's unit is worth on the joints, in normalised actions (A,)."""
         return self.config.joint_correction / self.joint_scale
 
-    def forward(self, phase: Tensor, z: Tensor, correction: Tensor) -> Tensor:
-        """Normalised action (B, A) at the phase (B, 1) and the latents (B, Z), with the policy's correction (B, C)."""
+    def forward(self, state: Tensor, z: Tensor, correction: Tensor) -> Tensor:
+        """Normalised action (B, A) in the state (B, S), at the latents (B, Z), with the policy's correction (B, C)."""
+        phase = state[..., :1]
         shift, bend = correction[..., :_COMMANDS], correction[..., _COMMANDS:]
         feet = self.feet(phase, self.command(z) + self.config.command_correction * shift)
         joints = self.joints(feet)

@@ -35,13 +35,13 @@ class PPO:
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         z, x, action = (t.flatten(0, 1) for t in (rollout.z, rollout.x, rollout.action))
         old_log_prob = rollout.log_prob.flatten()
-        phase = None if rollout.phase is None else rollout.phase.flatten(0, 1)
+        gait = None if rollout.gait is None else rollout.gait.flatten(0, 1)
         with torch.no_grad():
-            old = self.agent.distribution(z, phase)
+            old = self.agent.distribution(z, gait)
         logs: list[tuple[float, float, float]] = []
         for _ in range(c.epochs):
             for index in torch.randperm(len(z)).chunk(c.minibatches):
-                now = None if phase is None else phase[index]
+                now = None if gait is None else gait[index]
                 distribution = self.agent.distribution(z[index], now)
                 log_prob = distribution.log_prob(action[index]).sum(-1)
                 ratio = (log_prob - old_log_prob[index]).exp()

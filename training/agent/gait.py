@@ -72,6 +72,10 @@ class TrotConfig:
     frequency_hz: float = 3.0
     duty: float = 0.6
     """Share of the cycle with the foot on the ground."""
+    contact_lag: float = 0.13
+    """Share of the cycle by which feet touch and leave the ground later than they are commanded; drives are soft."""
+    handover: float = 0.05
+    """Share of the cycle in which the odometry passes from one pair of feet to the other."""
     lasting_s: float = 1 / 3
     """Over which the error of the velocity is averaged."""
     lift: float = 0.06
@@ -201,6 +205,15 @@ class Trot(nn.Module):
         own = self._own_phases(phase)
         return (own / c.loading).clamp(max=1.0) * ((c.duty - own) / c.loading).clamp(0.0, 1.0)
 
+    def _contact(self, phase: Tensor) -> Tensor:
+        """How much every foot is trusted to rest on the ground (B, L): for half of a cycle, from when it has landed."""
+        c = self.config
+        since = self._own_phases(phase) - c.contact_lag
+        since = since - since.floor()
+        rises, falls, rises_again = since, 0.5 - since, since - 1.0
+        shares = [(edge / c.handover + 0.5).clamp(0.0, 1.0) for edge in (rises, falls, rises_again)]
+        return shares[0] * shares[1] + shares[2]
+
     def odometry(self, phase: Tensor, z: Tensor) -> Tensor:
         """Velocity (B, 2) of the base, vx and vy in m/s in its frame, if the feet that carry do not slip.
 
@@ -221,8 +234,8 @@ class Trot(nn.Module):
         rolling = c.foot_radius * (pitch + d_thigh + d_knee), -c.foot_radius * (roll + d_hip)
         vx = yaw * (self.hips[:, 1] + lateral) - pitch * below - d_along + rolling[0]
         vy = roll * below - yaw * (self.hips[:, 0] + along) - d_lateral + rolling[1]
-        load = self._load(phase)
-        share = load / load.sum(-1, keepdim=True)
+        contact = self._contact(phase)
+        share = contact / contact.sum(-1, keepdim=True)
         return torch.stack(((share * vx).sum(-1), (share * vy).sum(-1)), -1)
 
     def error(self, phase: Tensor, z: Tensor) -> Tensor:

@@ -67,6 +67,12 @@ class Trainer:
         self.steps = int(state["steps"])
         torch.manual_seed(self.config.seed + self.steps)
 
+    @torch.no_grad()
+    def _bound_noise(self, progress: float) -> None:
+        first, last = self.config.agent.initial_log_std, self.config.final_log_std
+        if last is not None:
+            self.agent.log_std.clamp_(max=first + min(progress, 1.0) * (last - first))
+
     def _take_policy(self, run: Path) -> None:
         other, config, _ = load_agent(run)
         try:
@@ -134,6 +140,7 @@ class Trainer:
         logs: dict[str, float] = {}
         if self.steps > config.model_only_steps:  # before the model moves what the policy reads
             logs |= self.policy.update(rollout)
+            self._bound_noise(self.steps / config.steps)
         logs |= self.world_model.update(rollout, self.steps / config.steps)
         bad = [name for name, value in logs.items() if not math.isfinite(value)]
         if bad:

@@ -56,9 +56,9 @@ class TrainConfig:
     """KL divergence per update that the policy's step size aims at."""
     entropy: float = 0.0
     """Weight of the entropy bonus."""
-    final_log_std: float | None = None
-    """Bound on the logarithm of the policy's standard deviation at the end, falling in a straight line from the agent's
-    initial one: what is learned under noise is not best without. None is no bound."""
+    noise_decay: float = 0.0
+    """How far a bound on the logarithm of the policy's standard deviation falls during the run, in a straight line from
+    the agent's initial one: what is learned under noise is not best without. 0 is no bound."""
     model_epochs: int = 2
     """Passes of the model over each batch."""
     model_only_steps: int = 20_000
@@ -86,7 +86,7 @@ _PRESETS = {
         gamma=0.99,
         model_epochs=1,
         refine=(0, 1, 1, 2),
-        final_log_std=-3.0,
+        noise_decay=1.4,
         augmentation=Augmentation(burst_share=0.0, permanent_share=0.0),
         worlds=("randomised", "randomised", "hard"),
         agent=AgentConfig(hidden=128, initial_log_std=-1.6),

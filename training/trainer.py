@@ -69,9 +69,9 @@ class Trainer:
 
     @torch.no_grad()
     def _bound_noise(self, progress: float) -> None:
-        first, last = self.config.agent.initial_log_std, self.config.final_log_std
-        if last is not None:
-            self.agent.log_std.clamp_(max=first + min(progress, 1.0) * (last - first))
+        first, decay = self.config.agent.initial_log_std, self.config.noise_decay
+        if decay > 0.0:
+            self.agent.log_std.clamp_(max=first - decay * min(progress, 1.0))
 
     def _take_policy(self, run: Path) -> None:
         other, config, _ = load_agent(run)

@@ -155,12 +155,12 @@ def test_the_command_of_a_run_names_what_is_not_usual() -> None:
 
 
 def test_the_noise_falls_to_its_bound(tmp_path: Path) -> None:
-    trainer = Trainer(replace(SMALL, final_log_std=-3.0), tmp_path / "a", resume=False)
+    trainer = Trainer(replace(SMALL, noise_decay=2.5), tmp_path / "a", resume=False)
     largest = []
     trainer.fit(lambda status: largest.append(trainer.agent.log_std.max().item()))
     first = SMALL.agent.initial_log_std
     shares = [(i + 1) / len(largest) for i in range(len(largest))]
-    bounds = [first + s * (-3.0 - first) for s in shares]
+    bounds = [first - 2.5 * s for s in shares]
     learned = [b for b, s in zip(bounds, shares, strict=True) if s * SMALL.steps > SMALL.model_only_steps]
     assert largest[-len(learned) :] == pytest.approx(learned)
     assert largest[0] == first

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-import numpy as np
-
-from sim.robots.base import Robot
+from sim.robots.base import PDDrive, Robot
 
 _BREAKAWAY = 0.1  # rad/s or m/s over which Coulomb friction builds up, so that it does not chatter
 
@@ -41,15 +39,6 @@ class DelayLine:
         return self._current
 
 
-def limited_effort(effort: float, velocity: float, peak: float, no_load_speed: float) -> float:
-    """`effort` within what a DC motor with the effort `peak` can give at `velocity`.
-
-    In the direction of motion it falls linearly to zero at the no-load speed; against it, the peak is available.
-    """
-    left = peak * max(1.0 - abs(velocity) / no_load_speed, 0.0)
-    return min(max(effort, -peak), left) if velocity > 0.0 else min(max(effort, -left), peak)
-
-
 class Motors:
     """The drives of one robot's commanded joints, which may be weak or stiff.
 
@@ -60,29 +49,44 @@ class Motors:
         by_name = {j.name: j for j in robot.joints}
         self._drive = robot.drive
         self._peak = [by_name[j].max_effort for j in joints]
-        self.strength = np.ones(len(joints))
+        self.strength = [1.0] * len(joints)
         """Share (A,) of the effort that arrives at each joint."""
-        self.friction = np.zeros(len(joints))
+        self.friction = [0.0] * len(joints)
         """Coulomb friction (A,), N·m or N."""
 
     @property
     def open_loop(self) -> bool:
         """Whether the effort depends on the command alone."""
-        return self._drive is None and not self.friction.any()
+        return self._drive is None and not any(self.friction)
 
     def effort(self, kind: str, command: list[float], position: list[float], velocity: list[float]) -> list[float]:
         """Effort of A joints at A commands of `kind`, positions and velocities."""
-        drive, effort = self._drive, command
-        if drive is not None:
-            k, d = drive.stiffness, drive.damping
-            if kind == "position":
-                effort = [k * (c - p) - d * v for c, p, v in zip(command, position, velocity)]
-            elif kind == "velocity":
-                effort = [d * (c - v) for c, v in zip(command, velocity)]
-            fastest = drive.no_load_speed
-            effort = [limited_effort(e, v, peak, fastest) for e, v, peak in zip(effort, velocity, self._peak)]
-        effort = [share * e for share, e in zip(self.strength.tolist(), effort)]
-        if self.friction.any():
-            brakes = (f * min(max(v / _BREAKAWAY, -1.0), 1.0) for f, v in zip(self.friction.tolist(), velocity))
+        effort = command if self._drive is None else self._driven(self._drive, kind, command, position, velocity)
+        effort = [share * e for share, e in zip(self.strength, effort)]
+        if any(self.friction):
+            brakes = (f * min(max(v / _BREAKAWAY, -1.0), 1.0) for f, v in zip(self.friction, velocity))
             effort = [e - brake for e, brake in zip(effort, brakes)]
+        return effort
+
+    def _driven(
+        self, drive: PDDrive, kind: str, command: list[float], position: list[float], velocity: list[float]
+    ) -> list[float]:
+        """Effort of a PD drive within what a DC motor can give at its velocity.
+
+        In the direction of motion that falls linearly from the peak to zero at the no-load speed; against it, the peak
+        is available.
+        """
+        k, d, no_load_speed = drive.stiffness, drive.damping, drive.no_load_speed
+        if kind == "position":
+            wanted = [k * (c - p) - d * v for c, p, v in zip(command, position, velocity)]
+        elif kind == "velocity":
+            wanted = [d * (c - v) for c, v in zip(command, velocity)]
+        else:
+            wanted = command
+        effort = []
+        for e, v, peak in zip(wanted, velocity, self._peak):
+            left = 1.0 - (v if v > 0.0 else -v) / no_load_speed
+            left = peak * left if left > 0.0 else 0.0
+            low, high = (-peak, left) if v > 0.0 else (-left, peak)
+            effort.append(low if e < low else high if e > high else e)
         return effort

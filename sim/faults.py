@@ -137,7 +137,7 @@ def _locked(env: RobotEnv, joint: str) -> Callable[[], None]:
 
 def _weakened(env: RobotEnv, joint: str, share: float) -> Callable[[], None]:
     strength, index = env.sim.motors.strength, env.task.action.joints.index(joint)
-    before = float(strength[index])
+    before = strength[index]
     strength[index] = share
 
     def undo() -> None:

@@ -44,11 +44,11 @@ def _set_delay(env: RobotEnv, seconds: float) -> None:
 
 
 def _set_strength(env: RobotEnv, share: float) -> None:
-    env.sim.motors.strength[:] = share
+    env.sim.motors.strength[:] = [share] * len(env.sim.motors.strength)
 
 
 def _set_joint_friction(env: RobotEnv, effort: float) -> None:
-    env.sim.motors.friction[:] = effort
+    env.sim.motors.friction[:] = [effort] * len(env.sim.motors.friction)
 
 
 def _set_noise(env: RobotEnv, factor: float) -> None:

@@ -65,11 +65,11 @@ class SensorSuite:
             return np.array([getattr(s, attribute) for s in sensors], dtype=np.float64)
 
         quantum = column("quantum")[self._owner]
-        self._rounded = quantum > 0
-        self._quantum = np.where(self._rounded, quantum, 1.0)
+        self._rounded = np.flatnonzero(quantum)
+        self._quantum = quantum[self._rounded]
         self._bias_std, self._walk = column("bias")[self._owner], column("bias_walk")[self._owner]
         self._rate, self._latency, self._jitter = column("rate_hz"), column("latency_s"), column("jitter_s")
-        self._rounds, self._drifts = self._rounded.any(), bool(self._bias_std.any() or self._walk.any())
+        self._drifts = bool(self._bias_std.any() or self._walk.any())
         self._late = bool(self._rate.any() or self._latency.any() or self._jitter.any())
         self._differenced = [(where[s.observation.name], where[s.differenced]) for s in sensors if s.differenced]
         self._directions = [where[s.observation.name] for s in sensors if s.direction]
@@ -110,17 +110,17 @@ class SensorSuite:
         now_s = self._tick * self._period_s
         before = self.values
         late = self._late or self.extra_latency_s > 0.0
-        fresh = np.ones(len(clean), dtype=bool)
         if late:
             clean, fresh = self._delayed(clean, now_s, rng)
+            self.received_s[fresh] = now_s
         else:
-            self.measured_s[:] = now_s
-        self.received_s[fresh] = now_s
+            self.measured_s.fill(now_s)
+            self.received_s.fill(now_s)
         values = clean + self.noise_factor * self._noise * rng.standard_normal(len(clean))
         if self._drifts:
             values += self._bias
-        if self._rounds:
-            values = np.where(self._rounded, np.round(values / self._quantum) * self._quantum, values)
+        if len(self._rounded):
+            values[self._rounded] = np.rint(values[self._rounded] / self._quantum) * self._quantum
         for part in self._directions:
             values[part] /= max(float(np.linalg.norm(values[part])), _TOLERANCE)
         if late:

@@ -245,7 +245,7 @@ class Simulation:
     def _apply_effort(self, kind: str, command: list[float]) -> None:
         """PyBullet clears applied torques after each physics step."""
         if self.motors.open_loop:
-            effort = (self.motors.strength * command).tolist()
+            effort = [share * c for share, c in zip(self.motors.strength, command)]
         else:
             states = pybullet.getJointStates(self.body, self._drive_indices, **self._world)
             effort = self.motors.effort(kind, command, [s[0] for s in states], [s[1] for s in states])
@@ -260,7 +260,7 @@ class Simulation:
         mode = pybullet.POSITION_CONTROL if position else pybullet.VELOCITY_CONTROL
         free = self._free
         target = {"targetPositions" if position else "targetVelocities": [command[i] for i in free]}
-        forces = [self._max_effort[self._commanded[i]] * float(self.motors.strength[i]) for i in free]
+        forces = [self._max_effort[self._commanded[i]] * self.motors.strength[i] for i in free]
         pybullet.setJointMotorControlArray(self.body, self._free_indices, mode, forces=forces, **target, **self._world)
 
     def joint_states(self) -> tuple[np.ndarray, np.ndarray]:

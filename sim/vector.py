@@ -1,20 +1,23 @@
-"""Many simulations in a few worker processes over one shared-memory block.
+"""Many simulations in a few processes over one shared-memory block.
 
-PyBullet never releases the GIL, so simulations run in processes, several in each. The parent writes actions into the
-block and wakes the workers; they write what came of it. Environment i is seeded by (seed, i) alone, so the number of
-workers does not change any result. A worker that dies is replaced, and its environments begin new episodes.
+PyBullet never releases the GIL, so simulations run in processes, several in each; the calling process is one of them.
+It writes actions into the block and lets the workers go; they write what came of it, while it simulates its own share.
+Environment i is seeded by (seed, i) alone, so the number of processes does not change any result. A worker that dies is
+replaced, and its environments begin new episodes.
 """
 
 from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import RawArray
+from multiprocessing.synchronize import Semaphore
 from typing import Any
 
 import gymnasium
@@ -25,9 +28,10 @@ from runtime.errors import GanglionError
 from sim.env import TaskEnv, make_env
 from sim.randomisation import Draw
 
-_RESET, _STEP, _CLOSE = b"r", b"s", b"c"
+_RESET, _STEP, _CLOSE = 0, 1, 2
 _MOST_DEATHS = 3  # of workers in a row, before it is no accident
-_LOST = (EOFError, BrokenPipeError, ConnectionResetError)
+_AWAKE_S = 0.005  # a core that slept, even for a moment, finds its caches cold: 50 % on top of a cheap step
+_LOOK_S = 0.1  # how often who waits looks whether the other one is alive
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class _Fields:
 
     def _table(self) -> tuple[tuple[str, str, int], ...]:
         return (
+            ("order", "b", 0),
             ("action", "f", self.action_size),
             ("executed", "f", self.action_size),
             ("observation", "d", self.observation_size),
@@ -62,88 +67,118 @@ class _Fields:
         )
 
 
+class _Share:
+    """The environments of one process."""
+
+    def __init__(
+        self, task: str, worlds: Sequence[tuple[Draw, ...]], data: dict[str, np.ndarray], indices: range
+    ) -> None:
+        self._data, self._indices = data, indices
+        self._envs = [make_env(task, worlds[i % len(worlds)]) for i in indices]
+
+    def obey(self, order: int) -> None:
+        """Reset or step all of them."""
+        for i, env in zip(self._indices, self._envs):
+            if order == _STEP:
+                self._step(env, i)
+            else:
+                env.set_difficulty(float(self._data["difficulty"][i]))
+                self._data["observation"][i] = env.reset(seed=int(self._data["seed"][i]))[0]
+
+    def _step(self, env: TaskEnv, i: int) -> None:
+        data = self._data
+        observation, reward, terminated, truncated, info = env.step(data["action"][i])
+        data["executed"][i] = env.executed
+        data["reward"][i], data["terminated"][i], data["truncated"][i] = reward, terminated, truncated
+        data["success"][i] = info["success"]
+        if terminated or truncated:
+            data["final_observation"][i] = observation
+            env.set_difficulty(float(data["difficulty"][i]))
+            observation = env.reset()[0]
+        data["observation"][i] = observation
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+
+
+def _await(signal: Semaphore, alive: Callable[[], bool]) -> bool:
+    """Wait for `signal`, awake at first; false if who gives it is no longer alive."""
+    tired = time.monotonic() + _AWAKE_S
+    while not signal.acquire(False):
+        if time.monotonic() < tired:
+            os.sched_yield()
+        elif signal.acquire(timeout=_LOOK_S):
+            break
+        elif not alive():
+            return signal.acquire(False)
+    return True
+
+
 @dataclass(frozen=True)
 class _Job:
-    """What a worker simulates."""
+    """What a worker simulates, and how it hears of it."""
 
     task: str
     worlds: Sequence[tuple[Draw, ...]]
     fields: _Fields
     block: dict[str, Any]
     indices: range
+    go: Semaphore
+    done: Semaphore
 
 
-def _worker(pipe: Connection, job: _Job) -> None:
-    """Serve reset and step for the environments of the job until told to close or the parent is gone."""
+def _work(job: _Job) -> None:
+    """Obey until told to close or the parent is gone."""
     data = job.fields.view(job.block)
-    envs = [make_env(job.task, job.worlds[i % len(job.worlds)]) for i in job.indices]
+    share = _Share(job.task, job.worlds, data, job.indices)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
     try:
-        while True:
-            order = pipe.recv_bytes()
+        while _await(job.go, parent.is_alive):
+            order = int(data["order"][job.indices.start])
             if order == _CLOSE:
                 return
-            for i, env in zip(job.indices, envs):
-                if order == _RESET:
-                    env.set_difficulty(float(data["difficulty"][i]))
-                    data["observation"][i] = env.reset(seed=int(data["seed"][i]))[0]
-                else:
-                    _step(env, i, data)
-            pipe.send_bytes(order)
-    except (EOFError, KeyboardInterrupt):
+            share.obey(order)
+            job.done.release()
+    except KeyboardInterrupt:
         return
     finally:
-        for env in envs:
-            env.close()
-
-
-def _step(env: TaskEnv, i: int, data: dict[str, np.ndarray]) -> None:
-    observation, reward, terminated, truncated, info = env.step(data["action"][i])
-    data["executed"][i] = env.executed
-    data["reward"][i], data["terminated"][i], data["truncated"][i] = reward, terminated, truncated
-    data["success"][i] = info["success"]
-    if terminated or truncated:
-        data["final_observation"][i] = observation
-        env.set_difficulty(float(data["difficulty"][i]))
-        observation = env.reset()[0]
-    data["observation"][i] = observation
+        share.close()
 
 
 class _Worker:
-    """One process and the pipe to it."""
+    """A process that simulates some of the environments."""
 
-    def __init__(self, job: _Job) -> None:
-        self.job = job
+    def __init__(
+        self, task: str, worlds: Sequence[tuple[Draw, ...]], fields: _Fields, block: dict[str, Any], indices: range
+    ) -> None:
+        self.indices = indices
+        self._what = (task, worlds, fields, block, indices)
+        self._order = fields.view(block)["order"]
         self.start()
 
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=_worker, args=(theirs, self.job), daemon=True)
+        self._go, self._done = context.Semaphore(0), context.Semaphore(0)
+        self.process: BaseProcess = context.Process(
+            target=_work, args=(_Job(*self._what, self._go, self._done),), daemon=True
+        )
         self.process.start()
-        theirs.close()
 
-    def order(self, order: bytes) -> bool:
-        """False if the worker has died."""
-        try:
-            self.pipe.send_bytes(order)
-        except _LOST:
-            return False
-        return True
+    def give(self, order: int) -> None:
+        self._order[self.indices.start] = order
+        self._go.release()
 
     def done(self) -> bool:
         """Wait for the end of the order; false if the worker has died."""
-        try:
-            self.pipe.recv_bytes()
-        except _LOST:
-            return False
-        return True
+        return _await(self._done, self.process.is_alive)
 
     def close(self) -> None:
-        self.order(_CLOSE)
+        self.give(_CLOSE)
         self.process.join(timeout=5)
         if self.process.is_alive():
             self.process.kill()
-        self.pipe.close()
 
 
 class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -165,6 +200,8 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         worlds: Sequence[tuple[Draw, ...]] = ((),),
     ) -> None:
         """Environment i draws its episodes from table i of `worlds`, and from the first again after the last.
+
+        `workers` processes share the environments, this one among them: with 1 there is no other.
 
         Raises GanglionError for an unknown task, a table that does not fit, or fewer environments than workers.
         """
@@ -188,7 +225,9 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._data["difficulty"][:] = 1.0
         self._seed_all(seed)
         bounds = np.linspace(0, num_envs, workers + 1).astype(int)
-        self._workers = [_Worker(_Job(task, worlds, fields, block, range(a, b))) for a, b in itertools.pairwise(bounds)]
+        *others, own = [range(a, b) for a, b in itertools.pairwise(bounds)]
+        self._workers = [_Worker(task, worlds, fields, block, indices) for indices in others]
+        self._own = _Share(task, worlds, self._data, own)
 
     def _seed_all(self, seed: int) -> None:
         self._seeds = np.random.SeedSequence(seed).spawn(self.num_envs)
@@ -221,16 +260,17 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         }
         return data["observation"], data["reward"], data["terminated"] != 0, data["truncated"] != 0, info
 
-    def _order(self, order: bytes) -> None:
-        sent = [worker.order(order) for worker in self._workers]
-        done = [ok and worker.done() for ok, worker in zip(sent, self._workers, strict=True)]
-        for worker, ok in zip(self._workers, done, strict=True):
-            if not ok:
+    def _order(self, order: int) -> None:
+        for worker in self._workers:
+            worker.give(order)
+        self._own.obey(order)
+        for worker in self._workers:
+            if not worker.done():
                 self._replace(worker)
 
     def _replace(self, worker: _Worker) -> None:
         """Start `worker` again; its environments are cut off and begin new episodes."""
-        where = slice(worker.job.indices.start, worker.job.indices.stop)
+        where = slice(worker.indices.start, worker.indices.stop)
         for _ in range(_MOST_DEATHS):
             worker.process.join(timeout=5)
             code = worker.process.exitcode
@@ -244,9 +284,9 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             data = self._data
             data["final_observation"][where] = data["observation"][where]
             data["seed"][where] = [s.spawn(1)[0].generate_state(1)[0] for s in self._seeds[where]]
-            worker.pipe.close()
             worker.start()
-            if worker.order(_RESET) and worker.done():
+            worker.give(_RESET)
+            if worker.done():
                 data["reward"][where] = data["executed"][where] = data["terminated"][where] = data["success"][where] = 0
                 data["truncated"][where] = 1
                 return
@@ -256,6 +296,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         )
 
     def close_extras(self, **kwargs: Any) -> None:
-        """End the workers."""
+        """End the workers and the own simulations."""
         for worker in self._workers:
             worker.close()
+        self._own.close()

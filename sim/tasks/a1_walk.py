@@ -104,7 +104,7 @@ class A1Walk(Task):
             + 0.6 * _near(speed, 0.1)
             + 0.8 * 0.06 / (0.06 + speed_cycle)
             + 0.2 * _near(yaw, 0.4)
-            + 0.3 * _near(yaw, 0.1)
+            + 0.6 * _near(yaw, 0.08)
             + 0.2 * _near(yaw_cycle, 0.1)
             - 1.0 * up[:2] @ up[:2]
             - 0.4 * z**2

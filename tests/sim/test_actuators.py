@@ -5,16 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sim.actuators import DelayLine, Motors, limited_effort
+from sim.actuators import DelayLine, Motors
 from sim.robots.a1 import A1
 from sim.robots.cartpole import CARTPOLE
 
 
 def test_effort_falls_with_speed_in_the_direction_of_motion() -> None:
-    velocity = (0.0, 10.5, 21.0, 42.0, -10.5, 10.5, -42.0)
-    wanted = (100.0, 100.0, 100.0, 100.0, 100.0, -100.0, -100.0)
-    effort = [limited_effort(w, v, 30.0, no_load_speed=21.0) for w, v in zip(wanted, velocity, strict=True)]
-    assert effort == [30.0, 15.0, 0.0, 0.0, 30.0, -30.0, 0.0]
+    """The A1's motors give 33.5 N·m, and nothing at 21 rad/s."""
+    velocity = [0.0, 10.5, 21.0, 42.0, -10.5, 10.5, -42.0]
+    wanted = [100.0, 100.0, 100.0, 100.0, 100.0, -100.0, -100.0]
+    motors = Motors(A1, A1.joint_names[: len(wanted)])
+    effort = motors.effort("effort", wanted, [0.0] * len(wanted), velocity)
+    assert effort == pytest.approx([33.5, 16.75, 0.0, 0.0, 33.5, -33.5, 0.0])
 
 
 def test_pd_drive_by_hand() -> None:
@@ -25,7 +27,7 @@ def test_pd_drive_by_hand() -> None:
         motors.effort("position", command, position, velocity), [6.0, 33.5 * (1 - 2 / 21)], rtol=1e-12
     )
     motors.strength[:] = 0.5, 0.8
-    motors.friction[:] = 0.3
+    motors.friction[:] = 0.3, 0.3
     expected = [3.0 - 0.3, 0.8 * 33.5 * (1 - 2 / 21) - 0.3]
     np.testing.assert_allclose(motors.effort("position", command, position, velocity), expected, rtol=1e-12)
 
@@ -33,7 +35,7 @@ def test_pd_drive_by_hand() -> None:
 def test_effort_goes_through_where_there_is_no_drive() -> None:
     motors = Motors(CARTPOLE, ("slider_to_cart",))
     assert motors.effort("effort", [7.0], [0.0], [1.0]) == [7.0]
-    motors.friction[:] = 1.0
+    motors.friction[:] = (1.0,)
     assert motors.effort("effort", [7.0], [0.0], [0.05]) == pytest.approx([6.5])
 
 

@@ -88,7 +88,7 @@ def test_a_dead_worker_is_replaced_and_reported() -> None:
 
 
 def test_a_worker_that_dies_again_and_again_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = VectorEnv("cartpole", 2, 1)
+    env = VectorEnv("cartpole", 2, 2)
     env.reset()
 
     def start(self: object) -> None:

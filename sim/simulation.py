@@ -111,6 +111,7 @@ class Simulation:
         self._set_locked(set())
         self._joints: tuple[np.ndarray, np.ndarray] | None = None
         self._base: BaseState | None = None
+        self._links: dict[str, np.ndarray] = {}
         self._push = (np.zeros(3), 0)
         self._release(self._indices)  # PyBullet brakes every joint until told otherwise
         self._feet = [self._link_index[f] for f in robot.feet]
@@ -202,7 +203,7 @@ class Simulation:
         pybullet.restoreState(self._start, **self._world)
         if self.grounded:  # a contact that outlives its episode would start the next one with its impulse
             pybullet.performCollisionDetection(**self._world)
-        self._joints = self._base = None
+        self._forget()
         self._release(sorted(self._locked))
         self._set_locked(set())
         self.delay.reset()
@@ -221,7 +222,7 @@ class Simulation:
     def step(self, kind: str, command: np.ndarray) -> None:
         """Drive the commanded joints with the SI command (A,) of `kind` for one control period."""
         self.delay.give(command.tolist())
-        self._joints = self._base = None
+        self._forget()
         if not self.robot.fixed_base:
             self._velocity_before = np.array(pybullet.getBaseVelocity(self.body, **self._world)[0])
         servo = self.robot.drive is None and kind != "effort"
@@ -241,6 +242,11 @@ class Simulation:
                 )  # PyBullet clears forces after each physics step
                 self._push = (force, left - 1)
             pybullet.stepSimulation(**self._world)
+
+    def _forget(self) -> None:
+        """What was read of the world is no longer so."""
+        self._joints = self._base = None
+        self._links.clear()
 
     def _apply_effort(self, kind: str, command: list[float]) -> None:
         """PyBullet clears applied torques after each physics step."""
@@ -272,8 +278,10 @@ class Simulation:
 
     def link_position(self, link: str) -> np.ndarray:
         """World position (3,) in m of the frame of `link`."""
-        state = pybullet.getLinkState(self.body, self._link_index[link], computeForwardKinematics=1, **self._world)
-        return np.array(state[4])
+        if link not in self._links:
+            state = pybullet.getLinkState(self.body, self._link_index[link], computeForwardKinematics=1, **self._world)
+            self._links[link] = np.array(state[4])
+        return self._links[link]
 
     def base_state(self) -> BaseState:
         """Where the base is and how it moves."""

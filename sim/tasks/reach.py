@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import ClassVar
 
@@ -81,9 +82,10 @@ class Reach(Task):
         self.target = np.where(outside, self.target, moved)
 
     def outcome(self, sim: Simulation, action: np.ndarray) -> Outcome:
-        error = float(np.linalg.norm(sim.link_position(self.end_effector) - self.target))
+        away = sim.link_position(self.end_effector) - self.target
+        error = math.sqrt(away @ away)
         self._errors.append(error)
-        close = np.exp(-((error / 0.05) ** 2)) + np.exp(-error / 0.01)  # the second rewards the last millimetre too
+        close = math.exp(-((error / 0.05) ** 2)) + math.exp(-error / 0.01)  # the second rewards the last millimetre too
         posture = sim.joint_states()[0] - self._home  # more joints than coordinates: the rest should stay near home
         reward = float(0.5 * close - 2.0 * error - 0.02 * posture @ posture - 0.05 * action @ action)
         success = sum(self._errors) / len(self._errors) < _SUCCESS_M

@@ -189,13 +189,13 @@ class Agent(nn.Module):
             mean: Tensor = self.policy(features)
             return mean
         assert gait is not None
-        correction = self.gait.even(self.policy, torch.cat((features, self.gait.features(gait, z)), -1))
+        correction = self.gait.even(self.policy, torch.cat((features, self.gait.features(gait)), -1))
         action: Tensor = self.gait(gait, z, correction)
         return action
 
     def value(self, z: Tensor, x: Tensor, gait: Tensor | None = None) -> Tensor:
         """State value (B,); the critic is not deployed, so it also sees the unmasked observation x (B, D)."""
-        rhythm = () if self.gait is None or gait is None else (self.gait.features(gait, z),)
+        rhythm = () if self.gait is None or gait is None else (self.gait.features(gait),)
         value: Tensor = self.critic(torch.cat((z, x, *rhythm), -1)).squeeze(-1)
         return value
 

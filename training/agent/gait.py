@@ -16,6 +16,7 @@ from torch import Tensor, nn
 FEATURES = 7
 """Count of `Trot.features`."""
 _COMMANDS = 3  # vx, vy, wz
+_MOVING = 2  # of these, which the feet tell
 _ERROR, _LASTING = 0.3, 0.1  # m/s and rad/s that are one in the features: of the error now, and of the lasting one
 _LARGEST = 1.0  # lasting error, m/s or rad/s
 
@@ -155,16 +156,20 @@ class Trot(nn.Module):
     phases: Tensor
 
     def initial(self) -> Tensor:
-        """State (1, S) at the start: the phase in cycles, and the lasting error of vx, vy, wz in m/s and rad/s."""
-        return torch.zeros(1, 1 + _COMMANDS)
+        """State (1, S) at the start.
+
+        The phase in cycles, the error of vx and vy now in m/s, and the lasting one of vx, vy, wz in m/s and rad/s.
+        """
+        return torch.zeros(1, 1 + _MOVING + _COMMANDS)
 
     def advanced(self, state: Tensor, z: Tensor) -> Tensor:
         """State (B, S) one tick later, at the latents (B, Z) found there."""
         c = self.config
         later = state[..., :1] + c.frequency_hz * c.period_s
         phase = later - later.floor()
-        lasting = state[..., 1:] + c.period_s / c.lasting_s * (self.error(phase, z) - state[..., 1:])
-        return torch.cat((phase, lasting.clamp(-_LARGEST, _LARGEST)), -1)
+        error, lasting = self.error(phase, z), state[..., 1 + _MOVING :]
+        lasting = lasting + c.period_s / c.lasting_s * (error - lasting)
+        return torch.cat((phase, error[..., :_MOVING], lasting.clamp(-_LARGEST, _LARGEST)), -1)
 
     def _own_phases(self, phase: Tensor) -> Tensor:
         """Of every leg (B, L), in cycles since its foot touched the ground."""
@@ -242,14 +247,13 @@ class Trot(nn.Module):
         """By how much vx, vy, wz (B, 3) differ from the command, m/s and rad/s."""
         return torch.cat((self.odometry(phase, z), self.gyro(z)[..., 2:]), -1) - self.command(z)
 
-    def features(self, state: Tensor, z: Tensor) -> Tensor:
-        """What the policy and the critic see of the gait (B, F).
+    def features(self, state: Tensor) -> Tensor:
+        """What the policy and the critic see of the gait (B, F) in the state (B, S).
 
         Sine and cosine of the phase, the error of vx and vy now, and the lasting error of vx, vy, wz.
         """
-        phase, lasting = state[..., :1], state[..., 1:]
-        angle = 2.0 * math.pi * phase
-        error = self.error(phase, z)[..., :2]
+        angle = 2.0 * math.pi * state[..., :1]
+        error, lasting = state[..., 1 : 1 + _MOVING], state[..., 1 + _MOVING :]
         return torch.cat((torch.sin(angle), torch.cos(angle), error / _ERROR, lasting / _LASTING), -1)
 
     def even(self, policy: nn.Module, seen: Tensor) -> Tensor:

@@ -63,6 +63,10 @@ def _set_push(env: RobotEnv, impulse: float) -> None:
     env.pushes.impulse = impulse
 
 
+def _set_push_pause(env: RobotEnv, seconds: float) -> None:
+    env.pushes.pause_s = seconds
+
+
 PARAMETERS: dict[str, Parameter] = {
     "friction": Parameter(
         "friction of the ground", "1", 1.0, 0.02, 3.0, lambda env, v: env.sim.set_friction(v), grounded=True
@@ -74,6 +78,7 @@ PARAMETERS: dict[str, Parameter] = {
     "sensor_noise": Parameter("times the noise of every sensor", "1", 1.0, 0.0, 10.0, _set_noise),
     "sensor_latency": Parameter("added to that of every sensor", "s", 0.0, 0.0, 0.1, _set_latency),
     "push": Parameter("impulse of each random horizontal push", "N·s", 0.0, 0.0, 100.0, _set_push, floating=True),
+    "push_pause": Parameter("mean time between pushes", "s", 3.5, 0.5, 60.0, _set_push_pause, floating=True),
 }
 """Everything that may be randomised, by name."""
 
@@ -143,17 +148,19 @@ class Draw:
 class Pushes:
     """Horizontal pushes of the base, at random times and in random directions."""
 
-    _PAUSE_S = (2.0, 5.0)
+    _SHORTEST, _LONGEST = 4 / 7, 10 / 7  # pause, over the mean one
     _DURATION_S = 0.1
 
     def __init__(self) -> None:
         self.impulse = 0.0
         """Of each push, N·s."""
+        self.pause_s = 3.5
+        """Mean time between two pushes."""
         self._next = np.inf
 
     def reset(self, rng: np.random.Generator) -> None:
         """A new episode."""
-        self._next = rng.uniform(*self._PAUSE_S) if self.impulse else np.inf
+        self._next = self._pause(rng) if self.impulse else np.inf
 
     def step(self, env: RobotEnv, time_s: float, rng: np.random.Generator) -> None:
         """Push if it is time."""
@@ -161,7 +168,10 @@ class Pushes:
             return
         angle = rng.uniform(0.0, 2 * np.pi)
         env.sim.push(self.impulse * np.array([np.cos(angle), np.sin(angle), 0.0]), self._DURATION_S)
-        self._next = time_s + rng.uniform(*self._PAUSE_S)
+        self._next = time_s + self._pause(rng)
+
+    def _pause(self, rng: np.random.Generator) -> float:
+        return rng.uniform(self._SHORTEST * self.pause_s, self._LONGEST * self.pause_s)
 
 
 class Randomiser:

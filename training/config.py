@@ -88,7 +88,7 @@ _PRESETS = {
         refine=(0, 1, 1, 2),
         noise_decay=1.4,
         augmentation=Augmentation(burst_share=0.0, permanent_share=0.0),
-        worlds=("randomised", "randomised", "hard"),
+        worlds=("randomised", "rough"),
         agent=AgentConfig(hidden=128, initial_log_std=-1.6),
     ),
     "kuka_reach": TrainConfig(task="kuka_reach", steps=1_500_000, horizon=128, model_epochs=1),

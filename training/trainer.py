@@ -78,7 +78,6 @@ class Trainer:
         try:
             for part in ("policy", "critic"):
                 getattr(self.agent, part).load_state_dict(getattr(other, part).state_dict())
-            self.agent.log_std.data.copy_(other.log_std.data)
         except RuntimeError as error:
             raise GanglionError(
                 f"the policy of {run} (task {config.task}, hidden {config.agent.hidden}) does not fit this agent (task "

@@ -48,6 +48,15 @@ class A1Walk(Task):
         Draw("sensor_noise", 0.5, 1.5),
         Draw("push", 10.0, 10.0),
     )
+    rough = (
+        Draw("friction", 0.25, 1.2),
+        Draw("payload", 0.0, 5.0),
+        Draw("motor_strength", 0.7, 1.1),
+        Draw("command_delay", 0.0, 0.01),
+        Draw("sensor_noise", 0.5, 1.5),
+        Draw("push", 5.0, 22.0),
+        Draw("push_pause", 1.75, 1.75),
+    )
     hard = (
         Draw("friction", 0.25, 1.2),
         Draw("payload", 0.0, 5.0),

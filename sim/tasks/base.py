@@ -44,13 +44,15 @@ class TaskInfo:
     """What differs from episode to episode while training."""
     hard: ClassVar[tuple[Draw, ...]] = ()
     """A harder table, to judge by; none if empty."""
+    rough: ClassVar[tuple[Draw, ...]] = ()
+    """A table that leads from the randomised world to the hard one, to train in; none if empty."""
     judged: ClassVar[slice] = slice(-50, None)
     """Ticks of an episode whose metrics count."""
 
     @classmethod
     def worlds(cls) -> dict[str, tuple[Draw, ...]]:
         """What is randomised in each world that there is, by its name."""
-        tables = {"randomised": cls.randomisation, "hard": cls.hard}
+        tables = {"randomised": cls.randomisation, "rough": cls.rough, "hard": cls.hard}
         return {NOMINAL: ()} | {name: table for name, table in tables.items() if table}
 
     @classmethod

@@ -68,40 +68,45 @@ def test_what_changes_every_tick() -> None:
     env.close()
 
 
-def test_pushes_come_at_random_times(walker: RobotEnv) -> None:
-    """One every 2 to 5 s."""
+@pytest.mark.parametrize(("pause", "shortest", "longest"), [(3.5, 2.0, 5.0), (1.75, 1.0, 2.5)])
+def test_pushes_come_at_random_times(walker: RobotEnv, pause: float, shortest: float, longest: float) -> None:
+    """A pause lasts 4/7 to 10/7 of the mean one."""
     pushes: list[tuple[float, np.ndarray]] = []
+    walker.set_randomisation((Draw("push", 10.0, 10.0), Draw("push_pause", pause, pause)))
     walker.reset(seed=0)
     walker.sim.push = lambda impulse, seconds: pushes.append((walker.time_s, impulse))  # type: ignore[method-assign]
     for _ in range(1000):
         walker.step(np.zeros(12))
     gaps = np.diff([0.0, *(t for t, _ in pushes)])
-    assert 2 <= len(pushes) <= 4
-    assert (gaps >= 2.0 - 1e-9).all()
-    assert (gaps <= 5.0 + 0.02).all()
+    assert 9.9 / longest - 1 <= len(pushes) <= 10 / shortest
+    assert (gaps >= shortest - 1e-9).all()
+    assert (gaps <= longest + 0.02).all()
     np.testing.assert_allclose([np.linalg.norm(i) for _, i in pushes], 10.0)
     assert len({round(float(np.arctan2(i[1], i[0])), 6) for _, i in pushes}) == len(pushes)
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_every_table_fits_its_robot(task: str) -> None:
-    env = RobotEnv(task, TASKS[task].randomisation)
-    for seed in range(5):
-        env.reset(seed=seed)
-        for draw in env.task.randomisation:
-            assert draw.low <= env.randomiser.values[draw.name] <= draw.high
+    env = RobotEnv(task)
+    for table in TASKS[task].worlds().values():
+        env.set_randomisation(table)
+        for seed in range(5):
+            env.reset(seed=seed)
+            for draw in table:
+                assert draw.low <= env.randomiser.values[draw.name] <= draw.high
     env.close()
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_every_parameter_changes_what_happens(name: str) -> None:
     task = "a1_walk"
+    others = (Draw("push", 10.0, 10.0),) if name == "push_pause" else ()
     rows = []
     for value in (PARAMETERS[name].nominal, min(PARAMETERS[name].high, 5.0) if name != "friction" else 0.05):
-        env = RobotEnv(task, (Draw(name, value, value),))
+        env = RobotEnv(task, (*others, Draw(name, value, value)))
         env.reset(seed=0)
         rng = np.random.default_rng(1)
-        for _ in range(400 if name == "push" else 60):
+        for _ in range(400 if name.startswith("push") else 60):
             observation, *_ = env.step(0.5 * rng.uniform(-1, 1, 12))
         rows.append(observation)
         env.close()

@@ -18,7 +18,7 @@ FEATURES = 7
 _COMMANDS = 3  # vx, vy, wz
 _MOVING = 2  # of these, which the feet tell
 _ERROR, _LASTING = 0.3, 0.1  # m/s and rad/s that are one in the features: of the error now, and of the lasting one
-_LARGEST = 1.0  # lasting error, m/s or rad/s
+_LARGEST = 0.3  # error that goes into the lasting one, m/s or rad/s: that of a push should not
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,8 @@ class Trot(nn.Module):
         later = state[..., :1] + c.frequency_hz * c.period_s
         phase = later - later.floor()
         error, lasting = self.error(phase, z), state[..., 1 + _MOVING :]
-        lasting = lasting + c.period_s / c.lasting_s * (error - lasting)
-        return torch.cat((phase, error[..., :_MOVING], lasting.clamp(-_LARGEST, _LARGEST)), -1)
+        lasting = lasting + c.period_s / c.lasting_s * (error.clamp(-_LARGEST, _LARGEST) - lasting)
+        return torch.cat((phase, error[..., :_MOVING], lasting), -1)
 
     def _own_phases(self, phase: Tensor) -> Tensor:
         """Of every leg (B, L), in cycles since its foot touched the ground."""

@@ -25,7 +25,7 @@ COMMAND = torch.tensor([[0.4, -0.2, 0.5]])
 
 def at(phase: torch.Tensor) -> torch.Tensor:
     """The state of a gait at the phase (B, 1)."""
-    return torch.nn.functional.pad(phase, (0, 5))
+    return torch.nn.functional.pad(phase, (0, 7))
 
 
 @pytest.fixture
@@ -93,9 +93,22 @@ def test_the_error_that_lasts_is_averaged_over_a_third_of_a_second(gait: Trot) -
         state = gait.advanced(state, z)
     rest = 1 - (1 - 0.03) ** 50
     torch.testing.assert_close(state[:, 1:3], torch.tensor([[-0.2, 0.0]]))
-    torch.testing.assert_close(state[:, 3:], rest * torch.tensor([[-0.2, 0.0, 0.1]]))
+    torch.testing.assert_close(state[:, 3:6], rest * torch.tensor([[-0.2, 0.0, 0.1]]))
     pushed = gait.advanced(gait.initial(), 10 * z)
-    assert pushed[0, 3:].tolist() == pytest.approx([-0.3 * 0.03, 0.0, 0.3 * 0.03])
+    assert pushed[0, 3:6].tolist() == pytest.approx([-0.3 * 0.03, 0.0, 0.3 * 0.03])
+
+
+def test_the_feet_go_with_a_shove_and_ahead_of_it(gait: Trot) -> None:
+    """A shove is what is beyond 0.15 m/s, over 0.05 s. The feet step with half of it, and 0.1 s of it ahead."""
+    z = STILL.clone()
+    z[0, Layout(TASK.observations, TASK.action).slices["command"]] = torch.tensor([-0.4, -0.1, 0.0]) / 0.5
+    state = gait.advanced(gait.initial(), z)
+    torch.testing.assert_close(state[:, 6:], 0.2 * torch.tensor([[0.4 - 0.15, 0.0]]))
+    phase, shove = torch.tensor([[0.3]]), torch.tensor([[0.5, -2.0]])
+    angles = gait(torch.cat((at(phase)[:, :6], shove), -1), STILL, torch.zeros(1, 15)) * torch.tensor(TASK.action.scale)
+    feet = gait.feet(phase, torch.tensor([[0.25, -1.0, 0.0]])) + torch.tensor([0.05, -0.12, 0.0])
+    expected = gait.joints(feet) - gait.sag(phase, feet, gait.joints(feet))
+    torch.testing.assert_close(angles + torch.tensor(TASK.action.offset), expected)
 
 
 def test_actions_are_normalised_as_the_contract_says(gait: Trot) -> None:
@@ -182,7 +195,7 @@ def test_left_and_right_are_treated_alike() -> None:
     with torch.no_grad():
         torch.nn.init.normal_(list(agent.policy.parameters())[-2])
     layout = Layout(TASK.observations, TASK.action)
-    z, state = torch.randn(5, layout.size), torch.cat((torch.rand(5, 1), torch.randn(5, 5)), -1)
+    z, state = torch.randn(5, layout.size), torch.cat((torch.rand(5, 1), torch.randn(5, 7)), -1)
     mirrored = agent.gait.mirrored(torch.cat((z, torch.zeros(5, FEATURES)), -1))[:, :-FEATURES]
     names = list(layout.channels)
     for name, other, sign in (
@@ -194,7 +207,7 @@ def test_left_and_right_are_treated_alike() -> None:
         ("command.vy", "command.vy", -1),
     ):
         torch.testing.assert_close(mirrored[:, names.index(name)], sign * z[:, names.index(other)])
-    opposite = torch.tensor([1.0, 1.0, -1.0, 1.0, -1.0, -1.0]) * (state + at(torch.tensor([[0.5]])))
+    opposite = torch.tensor([1.0, 1.0, -1.0, 1.0, -1.0, -1.0, 1.0, -1.0]) * (state + at(torch.tensor([[0.5]])))
     here, there = agent.act(z, state), agent.act(mirrored, opposite)
     joints = [names.index(f"joint_position.{j}") for j in TASK.action.joints]
     assert joints == list(range(12)), "the action's joints are the first latents"

@@ -75,7 +75,7 @@ def test_a_walker_learns_around_its_gait(tmp_path: Path) -> None:
     assert loaded == config
     assert agent.gait is not None
     state = agent.initial(2)
-    assert state["gait"].shape == (2, 6)
+    assert state["gait"].shape == (2, 8)
     bare = agent.gait(state["gait"], state["z"], torch.zeros(2, agent.gait.corrections))
     torch.testing.assert_close(agent.act(state["z"], state["gait"]), bare, atol=0.1, rtol=0)
 

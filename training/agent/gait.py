@@ -17,6 +17,7 @@ FEATURES = 7
 """Count of `Trot.features`."""
 _COMMANDS = 3  # vx, vy, wz
 _MOVING = 2  # of these, which the feet tell
+_NOW, _LASTS, _SHOVE = slice(1, 3), slice(3, 6), slice(6, 8)  # in the state
 _ERROR, _LASTING = 0.3, 0.1  # m/s and rad/s that are one in the features: of the error now, and of the lasting one
 _LARGEST = 0.3  # error that goes into the lasting one, m/s or rad/s: that of a push should not
 
@@ -79,6 +80,16 @@ class TrotConfig:
     """Share of the cycle in which the odometry passes from one pair of feet to the other."""
     lasting_s: float = 1 / 3
     """Over which the error of the velocity is averaged."""
+    shove_threshold: float = 0.15
+    """Error of the velocity, m/s, beyond which the robot was shoved: walking alone does not lead to more."""
+    shove_s: float = 0.05
+    """Over which that excess is averaged."""
+    follow: float = 0.5
+    """Share of the excess with which the feet follow, so that they do not trip the body."""
+    catch_s: float = 0.1
+    """Seconds of the excess by which the feet go ahead of the body, to catch it."""
+    farthest_catch: float = 0.12
+    """m."""
     lift: float = 0.06
     """Of a swinging foot, m."""
     weight: float = 0.0
@@ -158,18 +169,21 @@ class Trot(nn.Module):
     def initial(self) -> Tensor:
         """State (1, S) at the start.
 
-        The phase in cycles, the error of vx and vy now in m/s, and the lasting one of vx, vy, wz in m/s and rad/s.
+        The phase in cycles, the error of vx and vy now in m/s, the lasting one of vx, vy, wz in m/s and rad/s, and the
+        speed vx and vy of a shove in m/s.
         """
-        return torch.zeros(1, 1 + _MOVING + _COMMANDS)
+        return torch.zeros(1, 1 + _MOVING + _COMMANDS + _MOVING)
 
     def advanced(self, state: Tensor, z: Tensor) -> Tensor:
         """State (B, S) one tick later, at the latents (B, Z) found there."""
         c = self.config
         later = state[..., :1] + c.frequency_hz * c.period_s
         phase = later - later.floor()
-        error, lasting = self.error(phase, z), state[..., 1 + _MOVING :]
+        error, lasting, shove = self.error(phase, z), state[..., _LASTS], state[..., _SHOVE]
+        now, most = error[..., :_MOVING], c.shove_threshold
         lasting = lasting + c.period_s / c.lasting_s * (error.clamp(-_LARGEST, _LARGEST) - lasting)
-        return torch.cat((phase, error[..., :_MOVING], lasting), -1)
+        shove = shove + c.period_s / c.shove_s * (now - now.clamp(-most, most) - shove)
+        return torch.cat((phase, now, lasting, shove), -1)
 
     def _own_phases(self, phase: Tensor) -> Tensor:
         """Of every leg (B, L), in cycles since its foot touched the ground."""
@@ -253,8 +267,9 @@ class Trot(nn.Module):
         Sine and cosine of the phase, the error of vx and vy now, and the lasting error of vx, vy, wz.
         """
         angle = 2.0 * math.pi * state[..., :1]
-        error, lasting = state[..., 1 : 1 + _MOVING], state[..., 1 + _MOVING :]
-        return torch.cat((torch.sin(angle), torch.cos(angle), error / _ERROR, lasting / _LASTING), -1)
+        return torch.cat(
+            (torch.sin(angle), torch.cos(angle), state[..., _NOW] / _ERROR, state[..., _LASTS] / _LASTING), -1
+        )
 
     def even(self, policy: nn.Module, seen: Tensor) -> Tensor:
         """Correction (B, C) of a policy that treats left and right alike, for latents and features (B, Z + F).
@@ -289,8 +304,11 @@ class Trot(nn.Module):
 
     def forward(self, state: Tensor, z: Tensor, correction: Tensor) -> Tensor:
         """Normalised action (B, A) in the state (B, S), at the latents (B, Z), with the policy's correction (B, C)."""
-        phase = state[..., :1]
+        c, phase, shove = self.config, state[..., :1], state[..., _SHOVE]
         shift, bend = correction[..., :_COMMANDS], correction[..., _COMMANDS:]
-        feet = self.feet(phase, self.command(z) + self.config.command_correction * shift)
+        command = self.command(z) + c.command_correction * shift
+        followed = nn.functional.pad(c.follow * shove, (0, _COMMANDS - _MOVING))
+        caught = (c.catch_s * shove).clamp(-c.farthest_catch, c.farthest_catch)
+        feet = self.feet(phase, command + followed) + nn.functional.pad(caught, (0, 1)).unsqueeze(-2)
         joints = self.joints(feet)
         return (joints - self.sag(phase, feet, joints) - self.joint_offset) / self.joint_scale + self.joint_unit * bend

@@ -19,11 +19,12 @@ from export.graph import build_model
 from export.health import calibrate
 from export.record import record_faulty
 from runtime.bundle import METADATA_KEY, Bundle, graph_digest
-from runtime.contract import WITHOUT_STEPS, Contract, Health, Provenance, Refinement, State
+from runtime.contract import WITHOUT_STEPS, Contract, Health, Provenance, Refinement, SensorChecks, State
 from runtime.errors import GanglionError
 from runtime.files import write_bytes
 from sim.tasks import task_class
 from training.agent.agent import Agent
+from training.agent.inference import Hold
 from training.checkpoint import load_agent, load_config
 from training.config import TrainConfig, command_line
 
@@ -56,7 +57,10 @@ def export(run: Path, output: Path, report: Callable[[str], None] | None = None,
         def draft(agent: Agent) -> Bundle:
             return Bundle.load(write_bundle(Path(folder) / "draft.onnx", build_model(agent), contract))
 
-        bundle, checks = calibrate_checks(agent, draft, config.task, config.seed, say, workers)
+        if isinstance(agent.method, Hold):  # nothing is predicted that a reading could contradict
+            bundle, checks = draft(agent), SensorChecks()
+        else:
+            bundle, checks = calibrate_checks(agent, draft, config.task, config.seed, say, workers)
     say("record failing sensors")
     refine = refine_to_compare(config, contract)
     ticks = record_faulty(bundle, config.task, config.seed, refine)

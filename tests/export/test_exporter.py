@@ -12,7 +12,7 @@ import torch
 from export.exporter import ExportReport, commands, describe, export
 from export.record import record_faulty
 from runtime.bundle import Bundle
-from runtime.contract import Contract
+from runtime.contract import Contract, SensorChecks
 from runtime.controller import Controller
 from runtime.errors import GanglionError
 from runtime.sample import Sample
@@ -115,6 +115,17 @@ def test_the_controller_acts_as_the_torch_agent(exported: tuple[Path, Path, Expo
             action = agent.act(belief.z).clamp(-1, 1)
         state, previous = belief.state, action
         np.testing.assert_allclose(command, task.action.scale[0] * action[0].numpy(), atol=1e-4)
+
+
+def test_a_policy_that_holds_the_last_value_checks_nothing(tmp_path: Path) -> None:
+    hold = replace(SMALL.agent, inference=replace(SMALL.agent.inference, method="hold"))
+    train(replace(SMALL, refine=(0,), agent=hold), tmp_path / "run")
+    stages: list[str] = []
+    contract = export(tmp_path / "run", tmp_path / "hold.onnx", stages.append).contract
+    assert contract.checks == SensorChecks()
+    assert contract.refinement.method == "hold"
+    assert not any("sensor checks" in stage for stage in stages)
+    assert Bundle.load(tmp_path / "hold.onnx").contract == contract
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))

@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint picture clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-demo
@@ -18,6 +18,13 @@ lint: $(VENV)/installed-all
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The same walk with the same seed twice, two leg encoders lost half-way: README's video and GIF.
+WALK := $(BIN)/ganglion video bundles/a1_walk_hold.onnx bundles/a1_walk.onnx --seconds 10
+
+picture: $(VENV)/installed-all
+	$(WALK) --fault $(LOST) --seed $(WALK_SEED) -o docs/a1_walk.mp4
+	$(WALK) --fault $(LOST) --seed $(WALK_SEED) -o docs/a1_walk.gif --fps 10 --width 360
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 10), (3, 11)) else \

@@ -229,7 +229,7 @@ class Video:
     """Film bundles in simulation, side by side, with free energy and masked sensors drawn in."""
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE…")]
-    """Bundles (.onnx)."""
+    """Bundles (.onnx), or folders of runs."""
     output: Annotated[Path, tyro.conf.arg(metavar="FILE", aliases=["-o"])]
     """Video (.mp4 or .gif) to write."""
     task: str = ""
@@ -251,7 +251,7 @@ class Video:
         from sim.video import Scene, record_video
 
         scene = Scene(self.task, self.seed, self.fault, self.world, self.seconds, self.width, self.fps)
-        bundles = [(path.stem, _load(path)) for path in self.files]
+        bundles = [(path.stem, _load_or_draft(path)) for path in self.files]
         _with_progress("pictures", lambda progress: record_video(bundles, self.output, scene, progress))
         _print(f"{self.output} is written")
 
@@ -260,8 +260,8 @@ class Video:
 class View:
     """Watch a task or a bundle in a window; Ctrl-C ends it."""
 
-    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK|FILE")]
-    """Name of a task, or a bundle (.onnx) in the task that it was trained for."""
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK|RUN|FILE")]
+    """Name of a task; or the folder of a run or a bundle (.onnx), in the task that it was trained for."""
     seed: int = 0
     """Seed of the first episode."""
     fault: str = "nominal"
@@ -272,7 +272,8 @@ class View:
         from sim.evaluate import fault_names
         from sim.watch import watch
 
-        bundle = _load(Path(self.what)) if self.what.endswith(".onnx") else None
+        path = Path(self.what)
+        bundle = _load_or_draft(path) if path.suffix == ".onnx" or path.is_dir() else None
         env = make_env(bundle.contract.provenance.task if bundle else self.what, render_mode="human")
         try:
             env.set_faults(fault_names(self.fault))
@@ -414,6 +415,15 @@ def _load(path: Path) -> Bundle:
     from runtime.bundle import Bundle
 
     return Bundle.load(path)
+
+
+def _load_or_draft(path: Path) -> Bundle:
+    """A bundle, or what a run would be as one, without calibration."""
+    if not path.is_dir():
+        return _load(path)
+    from export.exporter import draft
+
+    return draft(path)
 
 
 def _print_table(table: Table) -> None:

@@ -54,13 +54,13 @@ def export(run: Path, output: Path, report: Callable[[str], None] | None = None,
     contract = describe(agent, config, steps)
     with tempfile.TemporaryDirectory() as folder:
 
-        def draft(agent: Agent) -> Bundle:
+        def drafted(agent: Agent) -> Bundle:
             return Bundle.load(write_bundle(Path(folder) / "draft.onnx", build_model(agent), contract))
 
         if isinstance(agent.method, Hold):  # nothing is predicted that a reading could contradict
-            bundle, checks = draft(agent), SensorChecks()
+            bundle, checks = drafted(agent), SensorChecks()
         else:
-            bundle, checks = calibrate_checks(agent, draft, config.task, config.seed, say, workers)
+            bundle, checks = calibrate_checks(agent, drafted, config.task, config.seed, say, workers)
     say("record failing sensors")
     refine = refine_to_compare(config, contract)
     ticks = record_faulty(bundle, config.task, config.seed, refine)
@@ -71,6 +71,18 @@ def export(run: Path, output: Path, report: Callable[[str], None] | None = None,
     contract = replace(contract, checks=checks, parity=parity, health=health)
     write_bundle(output, onnx.load_model_from_string(bundle.model), contract)
     return ExportReport(Bundle.load(output).contract, output.stat().st_size)
+
+
+def draft(run: Path) -> Bundle:
+    """The agent of `run` as it is, neither calibrated nor compared with torch, to look at.
+
+    Raises GanglionError if the run cannot be loaded.
+    """
+    agent, config, steps = load_agent(run)
+    agent.eval()
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_bundle(Path(folder) / "draft.onnx", build_model(agent), describe(agent, config, steps))
+        return Bundle.load(path)
 
 
 def write_bundle(path: Path, model: onnx.ModelProto, contract: Contract) -> Path:

@@ -155,6 +155,8 @@ def test_replay(run: Run, kuka_path: Path, tmp_path: Path) -> None:
         (["run", "none.onnx"], "cannot read the bundle none.onnx"),
         (["export", "nowhere", "-o", "x.onnx"], "nowhere is not a training run"),
         (["train", "juggle"], "there is no task 'juggle'"),
+        (["view", "."], "is not a training run"),
+        (["video", ".", "-o", "x.mp4"], "is not a training run"),
         (["train", "--resume", "nowhere"], "nowhere is not a training run"),
         (["train", "--resume"], "ganglion train --resume RUN"),
     ],

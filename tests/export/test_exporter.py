@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from export.exporter import ExportReport, commands, describe, export
+from export.exporter import ExportReport, commands, describe, draft, export
 from export.record import record_faulty
 from runtime.bundle import Bundle
-from runtime.contract import Contract, SensorChecks
+from runtime.contract import Contract, Health, SensorChecks
 from runtime.controller import Controller
 from runtime.errors import GanglionError
 from runtime.sample import Sample
@@ -90,6 +90,21 @@ def test_the_gate_saw_sensor_faults(exported: tuple[Path, Path, ExportReport, li
     recording = record_faulty(Bundle.load(path), "cartpole", SMALL.seed, (0, 1, 4)).first(500)
     assert set(recording["verdict"].flat) == {0, 1, 2}
     assert 0 < recording["fresh"].mean() < 1
+
+
+def test_a_draft_acts_like_the_bundle_until_a_check_speaks(
+    exported: tuple[Path, Path, ExportReport, list[str]],
+) -> None:
+    run, path, _, _ = exported
+    bundle, rough = Bundle.load(path), draft(run)
+    assert rough.contract == replace(
+        bundle.contract, checks=SensorChecks(), health=Health(), parity=None, digest=rough.contract.digest,
+        provenance=replace(bundle.contract.provenance, created=rough.contract.provenance.created),
+    )  # fmt: skip
+    sample = Sample(bundle.contract)
+    sample.put_flat(np.array((0.1, 0.02, -0.1, 0.03)), 0)
+    here, there = (Controller(b, 1).tick(sample, 0) for b in (bundle, rough))
+    np.testing.assert_array_equal(here.values, there.values)
 
 
 def test_the_controller_acts_as_the_torch_agent(exported: tuple[Path, Path, ExportReport, list[str]]) -> None:

@@ -78,8 +78,10 @@ class Reach(Task):
         self._tick += 1
         moved = self.target + self._drift / self.rate_hz
         outside = np.abs(moved - self.centre) > self.half
-        self._drift = np.where(outside, -self._drift, self._drift)
-        self.target = np.where(outside, self.target, moved)
+        if outside.any():
+            self._drift = np.where(outside, -self._drift, self._drift)
+            moved = np.where(outside, self.target, moved)
+        self.target = moved
 
     def outcome(self, sim: Simulation, action: np.ndarray) -> Outcome:
         away = sim.link_position(self.end_effector) - self.target

@@ -24,7 +24,7 @@ WALK := $(BIN)/ganglion video bundles/a1_walk_hold.onnx bundles/a1_walk.onnx --s
 
 picture: $(VENV)/installed-all
 	$(WALK) --fault $(LOST) --seed $(WALK_SEED) -o docs/a1_walk.mp4
-	$(WALK) --fault $(LOST) --seed $(WALK_SEED) -o docs/a1_walk.gif --fps 10 --width 360
+	$(WALK) --fault $(LOST) --seed $(WALK_SEED) -o docs/a1_walk.gif --fps 8 --width 360
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 10), (3, 11)) else \

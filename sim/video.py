@@ -92,7 +92,8 @@ def _panel(title: str, bundle: Bundle, env: TaskEnv, scene: Scene, every: int) -
 
 def _picture(env: TaskEnv, width: int) -> Image.Image:
     image = Image.fromarray(np.asarray(env.render()))
-    return image.resize((width, round(image.height * width / image.width)))
+    height = image.height * width / image.width
+    return image.resize((2 * round(width / 2), 2 * round(height / 2)))  # encoders take even sizes only
 
 
 class _Overlay:
@@ -122,7 +123,7 @@ class _Overlay:
         draw.text((width - 70, 8), f"{time_s:5.1f} s", _DARK, font=self._font)
         self._curve(draw, (10, height + 24, width // 2 - 10, height + _STRIP - 8))
         draw.text((10, height + 5), f"free energy {self._command.free_energy:9.0f}", _LIGHT, font=self._small)
-        self._masked(draw, width // 2 + 10, height + 5)
+        self._masked(draw, width // 2 + 10, width, height + 5)
         return frame
 
     def _curve(self, draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int]) -> None:
@@ -136,10 +137,14 @@ class _Overlay:
         x = right - (right - left) * np.arange(len(values) - 1, -1, -1) / (self._past.maxlen or 1)
         draw.line([(float(a), float(bottom - (bottom - top) * s)) for a, s in zip(x, share)], fill=_GREEN, width=2)
 
-    def _masked(self, draw: ImageDraw.ImageDraw, left: int, top: int) -> None:
+    def _masked(self, draw: ImageDraw.ImageDraw, left: int, right: int, top: int) -> None:
+        """Names of the masked channels, with their reasons where there is room."""
         assert self._command is not None
         reasons = self._command.reasons
-        masked = [f"{c}: {Reason(int(r)).text}" for c, r in zip(self._channels, reasons) if r]
+        masked = [c for c, r in zip(self._channels, reasons) if r]
+        told = [f"{c}: {Reason(int(r)).text}" for c, r in zip(self._channels, reasons) if r]
+        if all(draw.textlength(text, font=self._small) <= right - left for text in told):
+            masked = told
         status = "" if self._command.status is Status.ACTIVE else f", {self._command.status.name.lower()}"
         draw.text((left, top), f"masked {len(masked)} of {len(reasons)}{status}", _LIGHT, font=self._small)
         if len(masked) > _MOST_NAMES:

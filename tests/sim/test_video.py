@@ -46,6 +46,19 @@ def test_two_bundles_side_by_side_and_what_they_have_lost(kuka: Bundle, tmp_path
     assert [p.name for p in path.parent.iterdir()] == ["v.mp4"]
 
 
+def test_reasons_are_left_out_where_there_is_no_room(kuka: Bundle, tmp_path: Path) -> None:
+    """At 400 pixels a name alone fits into its half, with its reason it would run over the edge."""
+    frames = []
+    for width, height in ((400, 224), (640, 360)):
+        scene = Scene(fault="lost:lbr_iiwa_joint_2", seconds=0.2, width=width)
+        record_video([("arm", kuka)], tmp_path / "v.mp4", scene)
+        frames.append(read(tmp_path / "v.mp4", width, height + 90)[-1, height:])
+    narrow, wide = frames
+    assert red(narrow) > 50
+    assert red(narrow[:, -4:]) == 0
+    assert red(wide) > 1.2 * red(narrow)
+
+
 def test_a_gif_of_a_robot_on_the_floor(tmp_path: Path, cartpole: Bundle) -> None:
     path = tmp_path / "v.gif"
     record_video([("pole", cartpole)], path, Scene(seconds=0.2, width=160))

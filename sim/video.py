@@ -7,7 +7,7 @@ import itertools
 import subprocess
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def _panel(title: str, bundle: Bundle, env: TaskEnv, scene: Scene, every: int) -
     env.set_faults(fault_names(scene.fault))
     overlay = _Overlay(title, bundle, env.task.rate_hz)
     for tick in episode(Controller(bundle), env, scene.seed, columns):
-        overlay.add(tick.command)
+        overlay.add(tick.command, tick.outcome.metrics)
         if tick.index % every == 0:
             yield overlay.drawn(_picture(env, scene.width), tick.index / env.task.rate_hz)
 
@@ -97,20 +97,21 @@ def _picture(env: TaskEnv, width: int) -> Image.Image:
 
 
 class _Overlay:
-    """Free energy, masked sensors and the state of the controller."""
+    """Free energy, masked sensors, the state of the controller, and how well the task is done."""
 
     def __init__(self, title: str, bundle: Bundle, rate_hz: float) -> None:
         self._title = title
         self._channels = bundle.contract.layout.channels
         self._past: deque[float] = deque(maxlen=round(_PAST_S * rate_hz))
         self._command: Command | None = None
+        self._metrics: Mapping[str, float] = {}
         self._font = ImageFont.load_default(size=15)
         self._small = ImageFont.load_default(size=12)
 
-    def add(self, command: Command) -> None:
+    def add(self, command: Command, metrics: Mapping[str, float]) -> None:
         """One tick."""
         self._past.append(command.free_energy)
-        self._command = command
+        self._command, self._metrics = command, metrics
 
     def drawn(self, picture: Image.Image, time_s: float) -> Image.Image:
         """The picture with a strip under it."""
@@ -121,6 +122,8 @@ class _Overlay:
         draw = ImageDraw.Draw(frame)
         draw.text((10, 8), self._title, _DARK, font=self._font)
         draw.text((width - 70, 8), f"{time_s:5.1f} s", _DARK, font=self._font)
+        for i, (name, value) in enumerate(self._metrics.items()):
+            draw.text((10, 28 + 13 * i), f"{value:.2f}  {name}", _DARK, font=self._small)
         self._curve(draw, (10, height + 24, width // 2 - 10, height + _STRIP - 8))
         draw.text((10, height + 5), f"free energy {self._command.free_energy:9.0f}", _LIGHT, font=self._small)
         self._masked(draw, width // 2 + 10, width, height + 5)

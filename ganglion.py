@@ -134,12 +134,14 @@ class Export:
     """Bundle (.onnx) to write."""
     workers: int = 2
     """Processes that share the episodes of the calibrations."""
+    checks: bool = True
+    """Calibrate the checks of the sensors, which can take long; without, every reading in its range is believed."""
 
     def run(self) -> None:
         from export.exporter import export
 
         with Console(stderr=True).status("export") as status:
-            report = export(self.folder, self.output, lambda stage: status.update(stage), self.workers)
+            report = export(self.folder, self.output, lambda stage: status.update(stage), self.workers, self.checks)
         _print(f"{self.output}: {report.size_bytes / 1000:.0f} kB; next: ganglion inspect {self.output}")
 
 

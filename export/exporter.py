@@ -39,10 +39,13 @@ class ExportReport:
     size_bytes: int
 
 
-def export(run: Path, output: Path, report: Callable[[str], None] | None = None, workers: int = 1) -> ExportReport:
+def export(
+    run: Path, output: Path, report: Callable[[str], None] | None = None, workers: int = 1, checks: bool = True
+) -> ExportReport:
     """Write the trained agent of `run` as the bundle `output`, atomically.
 
-    `report` is called with the name of each stage. So many `workers` fly what is calibrated.
+    `report` is called with the name of each stage. So many `workers` fly what is calibrated. Without `checks`, every
+    reading that arrives in its range is believed.
 
     Raises GanglionError if the run cannot be loaded, and ParityError if
     onnxruntime does not compute what torch does.
@@ -57,10 +60,10 @@ def export(run: Path, output: Path, report: Callable[[str], None] | None = None,
         def drafted(agent: Agent) -> Bundle:
             return Bundle.load(write_bundle(Path(folder) / "draft.onnx", build_model(agent), contract))
 
-        if isinstance(agent.method, Hold):  # nothing is predicted that a reading could contradict
-            bundle, checks = drafted(agent), SensorChecks()
+        if checks and not isinstance(agent.method, Hold):  # which predicts nothing that a reading could contradict
+            bundle, found = calibrate_checks(agent, drafted, config.task, config.seed, say, workers)
         else:
-            bundle, checks = calibrate_checks(agent, drafted, config.task, config.seed, say, workers)
+            bundle, found = drafted(agent), SensorChecks()
     say("record failing sensors")
     refine = refine_to_compare(config, contract)
     ticks = record_faulty(bundle, config.task, config.seed, refine)
@@ -68,7 +71,7 @@ def export(run: Path, output: Path, report: Callable[[str], None] | None = None,
     parity = check_parity(agent, bundle, ticks, refine)
     say("calibrate the health signals")
     health = calibrate(bundle, config.task, config.seed, workers=workers)
-    contract = replace(contract, checks=checks, parity=parity, health=health)
+    contract = replace(contract, checks=found, parity=parity, health=health)
     write_bundle(output, onnx.load_model_from_string(bundle.model), contract)
     return ExportReport(Bundle.load(output).contract, output.stat().st_size)
 

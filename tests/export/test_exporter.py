@@ -143,6 +143,14 @@ def test_a_policy_that_holds_the_last_value_checks_nothing(tmp_path: Path) -> No
     assert Bundle.load(tmp_path / "hold.onnx").contract == contract
 
 
+def test_checks_may_be_left_out(exported: tuple[Path, Path, ExportReport, list[str]], tmp_path: Path) -> None:
+    run, path, _, _ = exported
+    contract = export(run, tmp_path / "b.onnx", checks=False).contract
+    assert contract.checks == SensorChecks()
+    assert contract.parity is not None
+    assert set(contract.health.refine) == set(Bundle.load(path).contract.health.refine)
+
+
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_every_task_makes_a_contract_that_survives_its_file(task: str) -> None:
     config = preset(task)

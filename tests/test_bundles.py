@@ -37,7 +37,7 @@ def test_reaches_with_two_encoders_lost() -> None:
 
 def test_walks_as_before_with_two_encoders_lost_where_the_plain_policy_does_not() -> None:
     """Lost for good from 0.1 s on, which neither was trained for."""
-    fault = "lost:FR_upper_joint+RL_lower_joint"
+    fault = "lost:FL_upper_joint+RL_hip_joint"
     ours, plain = (
         evaluate(Bundle.load(FOLDER / f"{name}.onnx"), episodes=4, faults=["nominal", fault], workers=2)["results"]
         for name in ("a1_walk", "a1_walk_hold")

@@ -209,7 +209,7 @@ class Eval:
     faults: Names = ("nominal",)
     """Faults of sensors and body: nominal, or e.g. lost:joint_velocity, bias:joint_1=0.1@2-4, payload=3."""
     worlds: Names = ("nominal",)
-    """Worlds: nominal, randomised as in training, hard."""
+    """Worlds: nominal, randomised as in training, rough, hard."""
     seed: int = 1_000_000
     """Seed of the first episode; training never uses seeds this high."""
     workers: int = 1
@@ -241,7 +241,7 @@ class Video:
     fault: str = "nominal"
     """Fault of sensors or body, e.g. lost:joint_1@5."""
     world: str = "nominal"
-    """World: nominal, randomised as in training, hard."""
+    """World: nominal, randomised as in training, rough, hard."""
     seconds: float = 0.0
     """Length; the whole episode if zero."""
     width: int = 640

@@ -55,7 +55,7 @@ def test_worlds(tmp_path: Path) -> None:
     rows = evaluate(bundle, episodes=2, worlds=["nominal", "randomised", "hard"])["results"]
     assert [r["world"] for r in rows] == ["nominal", "randomised", "hard"]
     assert len({r["return_mean"] for r in rows}) == 3
-    for world, message in (("mars", "expected one of nominal, randomised, hard"), ("", "no world ''")):
+    for world, message in (("mars", "expected one of nominal, randomised, rough, hard"), ("", "no world ''")):
         with pytest.raises(GanglionError, match=message):
             evaluate(bundle, episodes=1, worlds=[world])
 

@@ -161,7 +161,7 @@ def test_a_robot_that_falls_silent_is_held(session: Session, kuka: Path) -> None
     assert session.state("controller") == "active"
     stale = [line for line in child.log.splitlines() if "masked, stale: " in line]
     for name in ("joint_position", "joint_velocity", "end_effector"):  # in one tick or in two
-        assert sum(name in line for line in stale) == 1
+        assert any(name in line for line in stale)
 
 
 def test_nothing_is_commanded_without_a_pose(session: Session, kuka: Path) -> None:

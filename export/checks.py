@@ -1,8 +1,8 @@
 """Calibration of the sensor checks, so that they hardly ever mask a channel of a robot whose sensors are well.
 
-The bounds come from episodes with sensors that are well and the checks off; what they then do wrong is measured on
-other episodes with the checks on, since a masked channel changes the belief. Who flies the episodes does not matter
-here.
+The bounds come from episodes with sensors that are well and the checks off, which are then replayed with the checks
+on, as often as needed; what the bounds do wrong is measured on other episodes, flown with the checks on, since a masked
+channel changes what the robot does. Who flies the episodes does not matter here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.agent.sensors import AGES, AVERAGES, DISTRUSTED, FROZEN, OFF, REPE
 LARGEST_FALSE_ALARM = 1e-3
 """Fraction of a channel's nominal ticks: the goal for episodes that the calibration has not seen."""
 _AIM = 0.5 * LARGEST_FALSE_ALARM  # of a calibration: a rate from few episodes is no more exact than that
-_RARE = 1e-4  # fraction of the ticks that the first bounds may exceed
+_RARE = 1e-4  # fraction of the first flight's ticks that may exceed the first bounds, or mask a channel in a replay
 _REPLAYED, _STARTS = max(AGES), 64  # ticks of a replay, and replays
 _BIAS = 3.0  # predicted standard deviations
 _LEAST = 4.5  # standard deviations
@@ -91,9 +91,9 @@ def calibrate_bounds(
 ) -> Calibration:
     """Set `agent.sensors` so that no channel is masked in more than half of `LARGEST_FALSE_ALARM` of nominal ticks.
 
-    `fly(attempt)` flies the agent at K = `steps`; every attempt, counted from 0, needs its own episodes. A check that
-    is wrong too often has its bounds raised by a tenth, after ten times by half; after fifteen times it is switched
-    off.
+    `fly(attempt)` flies the agent at K = `steps`; every attempt, counted from 0, needs its own episodes, and all but
+    the first are asked for the verdict alone. A check that is wrong too often has its bounds raised by a tenth, after
+    ten times by half; after fifteen times it is switched off.
     """
     switched_off = np.zeros(agent.observation_size, dtype=bool)
     Bounds.off(agent.observation_size).put(agent.sensors)
@@ -101,10 +101,11 @@ def calibrate_bounds(
     required = np.array([o.required for o in observations for _ in o.channels])
     agent.sensors.signature.copy_(torch.from_numpy(find_signatures(agent, steps, nominal, required)))
     bounds = find_bounds(agent.sensors, nominal).without(required, required)
+    bounds = quiet_in_replay(agent, steps, nominal, bounds)
     for attempt in itertools.count(1):
         bounds.put(agent.sensors)
         flown = fly(attempt)
-        gate, frozen = ((flown["verdict"] == v).mean(0) for v in (DISTRUSTED, FROZEN))
+        gate, frozen = _rates(flown["verdict"])
         noisy = (gate > _AIM, frozen > _AIM)
         if not np.any(noisy):
             break
@@ -114,6 +115,48 @@ def calibrate_bounds(
             bounds = bounds.without(*noisy)
             switched_off |= np.any(noisy, axis=0)
     return Calibration(bounds, gate, frozen, len(flown["verdict"]), switched_off)
+
+
+def _rates(verdict: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fractions (D,) of the ticks in which each channel of a verdict (N, D) is gated, and found frozen."""
+    return (verdict == DISTRUSTED).mean(0), (verdict == FROZEN).mean(0)
+
+
+def quiet_in_replay(agent: Agent, steps: int, nominal: Ticks, bounds: Bounds) -> Bounds:
+    """`bounds` raised until a replay of the nominal ticks hardly masks any channel, as far as fifteen raises go."""
+    for by in _RAISES:
+        bounds.put(agent.sensors)
+        gate, frozen = _rates(replay(agent, steps, nominal))
+        noisy = (gate > _RARE, frozen > _RARE)
+        if not np.any(noisy):
+            break
+        bounds = bounds.raised(by, *noisy)
+    return bounds
+
+
+@torch.no_grad()
+def replay(agent: Agent, steps: int, flown: Ticks) -> np.ndarray:
+    """Verdicts (N, D) on the readings of N flown ticks, all episodes side by side.
+
+    A channel that is masked changes the belief, but not what the robot did.
+    """
+    tick = flown["tick"]
+    begin = np.flatnonzero(tick == 0)
+    episode = np.repeat(np.arange(len(begin)), np.diff(begin, append=len(tick)))
+
+    def given(name: str) -> torch.Tensor:
+        """(ticks of the longest episode, episodes, ...)."""
+        padded = np.zeros((tick.max() + 1, len(begin), *flown[name].shape[1:]), flown[name].dtype)
+        padded[tick, episode] = flown[name]
+        return torch.from_numpy(padded).to(agent.log_std)
+
+    state, k = agent.initial(len(begin)), torch.full((len(begin),), steps)
+    verdicts = []
+    for x, mask, action, fresh in zip(*map(given, ("observation", "mask", "previous_action", "fresh"))):
+        belief = agent.infer(x, mask, action, state, k, fresh)
+        state = belief.state
+        verdicts.append(belief.start.verdict.numpy())
+    return np.stack(verdicts)[tick, episode]
 
 
 def _drift(sensors: SensorBelief, averages: torch.Tensor) -> np.ndarray:
@@ -143,7 +186,8 @@ def calibrate_checks(
         report(f"calibrate the sensor checks, attempt {attempt + 1}")
         drafts.append(bundle_of(agent))
         first = seed + (3 + attempt) * HELD_OUT
-        recording = record_healthy(drafts[-1], task, range(first, first + episodes), workers=workers)
+        names = ("verdict",) if attempt else None
+        recording = record_healthy(drafts[-1], task, range(first, first + episodes), workers=workers, names=names)
         return recording.arrays | {"tick": recording.tick}
 
     found = calibrate_bounds(agent, agent.config.inference.default_steps, fly, task_class(task).observations)

@@ -19,7 +19,8 @@ def calibrate(bundle: Bundle, task: str, seed: int, episodes: int = 10, workers:
     ticks = 0
     first = seed + 2 * HELD_OUT
     for k in (k for k in _REFINE if k <= bundle.contract.refinement.max_steps):
-        recording = record_healthy(bundle, task, range(first, first + episodes), k, workers)
+        seeds, names = range(first, first + episodes), ("innovation", "free_energy")
+        recording = record_healthy(bundle, task, seeds, k, workers, names)
         warm = recording.tick >= _WARM_TICKS
         ticks = max(ticks, int(warm.sum()))
         innovation = np.quantile(np.abs(recording["innovation"][warm]), LEVELS, axis=0)

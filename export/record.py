@@ -54,14 +54,21 @@ def join(parts: Sequence[Recording]) -> Recording:
     return Recording(np.concatenate([p.tick for p in parts]), arrays)
 
 
-def record_episode(controller: Controller, env: TaskEnv, seed: int, disturb: Disturbance | None = None) -> Recording:
-    """One episode of `controller` in `env`."""
+def record_episode(
+    controller: Controller,
+    env: TaskEnv,
+    seed: int,
+    disturb: Disturbance | None = None,
+    names: Sequence[str] | None = None,
+) -> Recording:
+    """One episode of `controller` in `env`; of the arrays only those in `names`, if it is given."""
     inference = controller.inference
     controller.reset()
     before = _carried(inference)
     rows = []
     for _ in episode(controller, env, seed, disturb=disturb):
-        rows.append({name: getattr(inference, name).copy() for name in (*INPUTS, *OUTPUTS)} | before)
+        row = {name: getattr(inference, name) for name in (*INPUTS, *OUTPUTS)} | before
+        rows.append({name: row[name].copy() for name in (names or row)})
         before = _carried(inference)
     return Recording(np.arange(len(rows)), {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
 
@@ -73,25 +80,33 @@ def _carried(inference: Inference) -> dict[str, np.ndarray]:
 
 
 def record_healthy(
-    bundle: Bundle, task: str, seeds: Sequence[int], refine: int | None = None, workers: int = 1
+    bundle: Bundle,
+    task: str,
+    seeds: Sequence[int],
+    refine: int | None = None,
+    workers: int = 1,
+    names: Sequence[str] | None = None,
 ) -> Recording:
     """Episodes with sensors that are well, in worlds as randomised as in training, at K = `refine`.
 
-    The bundle's default K if None. More than one of the `workers` share the episodes, which changes nothing.
+    The bundle's default K if None; only the arrays in `names`, all if None. More than one of the `workers` share the
+    episodes, which changes nothing.
     """
     if workers <= 1:
-        return _record_healthy(seeds, bundle, task, refine)
+        return _record_healthy(seeds, bundle, task, refine, names)
     shares = [seeds[len(seeds) * i // workers : len(seeds) * (i + 1) // workers] for i in range(workers)]
-    record = partial(_record_healthy, bundle=bundle, task=task, refine=refine)
+    record = partial(_record_healthy, bundle=bundle, task=task, refine=refine, names=names)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         return join(list(pool.map(record, filter(None, shares))))
 
 
-def _record_healthy(seeds: Sequence[int], bundle: Bundle, task: str, refine: int | None) -> Recording:
+def _record_healthy(
+    seeds: Sequence[int], bundle: Bundle, task: str, refine: int | None, names: Sequence[str] | None
+) -> Recording:
     controller = Controller(bundle, refine)
     env = make_env(task, task_class(task).randomisation)
     try:
-        return join([record_episode(controller, env, seed) for seed in seeds])
+        return join([record_episode(controller, env, seed, names=names) for seed in seeds])
     finally:
         env.close()
 

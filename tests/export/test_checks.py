@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from export.checks import (
     calibrate_checks,
     find_bounds,
     find_signatures,
+    quiet_in_replay,
+    replay,
 )
 from export.record import Recording
 from runtime.bundle import Bundle
@@ -87,10 +90,11 @@ def test_required_observations_are_not_checked(agent: Agent) -> None:
 
 
 @torch.no_grad()
-def replayable(agent: Agent, ticks: int, seed: int = 0, biased: int | None = None) -> Ticks:
+def replayable(agent: Agent, ticks: int, seed: int = 0, biased: int | None = None, settled: bool = True) -> Ticks:
     """Ticks of a robot that is what the agent's linear model of tied channels says it is.
 
-    From the middle on, channel `biased` is wrong by 5 standard deviations of its noise.
+    From the middle on, channel `biased` is wrong by 5 standard deviations of its noise. Only that half is returned if
+    `settled`.
     """
     model, random = agent.model, torch.Generator().manual_seed(seed)
     std = [(-0.5 * p()).exp() for p in (model.latent_log_precision, model.observation_log_precision)]
@@ -101,14 +105,16 @@ def replayable(agent: Agent, ticks: int, seed: int = 0, biased: int | None = Non
         z = model.drive(z, action) + std[0] * noise[0]
         bias = 5 * std[1] * (torch.arange(model.size) == biased) * (tick >= ticks // 2)
         given = {"observation": z + std[1] * noise[1] + bias, "mask": torch.ones_like(z), "previous_action": action}
+        given["fresh"] = given["mask"]
         given |= {f"state.{name}": value for name, value in carried.items()}
         belief = agent.infer(given["observation"], given["mask"], action, carried, torch.ones(1, dtype=torch.int64),
                              given["mask"])  # fmt: skip
         carried, found = belief.state, {"innovation": belief.start.innovation, "verdict": belief.start.verdict}
         for name, value in (given | found).items():
             rows.setdefault(name, []).append(value.numpy())
-    settled = {name: np.concatenate(values[ticks // 2 :]) for name, values in rows.items()}
-    return settled | {"tick": np.arange(ticks // 2)}
+    kept = slice(ticks // 2 if settled else 0, None)
+    arrays = {name: np.concatenate(values[kept]) for name, values in rows.items()}
+    return arrays | {"tick": np.arange(len(arrays["mask"]))}
 
 
 @torch.no_grad()
@@ -167,6 +173,33 @@ def test_calibrated_checks_tell_a_biased_rate_from_a_biased_position() -> None:
         assert late[:, channel].mean() > 0.9, f"channel {channel}: {late.mean(0)}"
 
 
+def bounds_of_spikes(*spike: float) -> Bounds:
+    """Of the single ticks alone."""
+    return replace(Bounds.off(len(spike)), spike=np.array(spike))
+
+
+def test_a_replay_finds_what_was_found_in_flight() -> None:
+    agent = tied_agent(3)
+    bounds_of_spikes(2.5, 3.0, OFF).put(agent.sensors)
+    episodes = [replayable(agent, ticks, seed=ticks, settled=False) for ticks in (200, 50, 120)]
+    flown = {name: np.concatenate([e[name] for e in episodes]) for name in episodes[0]}
+    assert {0.0, DISTRUSTED} == set(np.unique(flown["verdict"]))
+    np.testing.assert_array_equal(replay(agent, 1, flown), flown["verdict"])
+
+
+def test_bounds_are_raised_until_a_replay_is_quiet() -> None:
+    """The largest innovation of channel 0 is m standard deviations: the first 2.0 * 1.1^n above it keeps quiet."""
+    agent = tied_agent(3)
+    Bounds.off(3).put(agent.sensors)
+    flown = replayable(agent, 2000, settled=False)
+    largest = np.abs(flown["innovation"][:, 0]).max()
+    raised = quiet_in_replay(agent, 1, flown, bounds_of_spikes(2.0, OFF, OFF))
+    raises = math.ceil(math.log(largest / 2.0) / math.log(1.1))
+    assert 3 < raises < 10
+    np.testing.assert_allclose(raised.spike, (2.0 * 1.1**raises, OFF, OFF))
+    assert (raised.drift >= OFF).all()
+
+
 def test_signatures_need_episodes_that_last() -> None:
     agent = tied_agent(2)
     short = {name: values[:30] for name, values in replayable(agent, 100).items()}
@@ -181,7 +214,9 @@ def agent() -> Agent:
 
 @pytest.fixture
 def own_signatures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fake ticks cannot be replayed, neither for signatures nor for bounds."""
     monkeypatch.setattr(export.checks, "find_signatures", lambda *_: SensorBelief(D).signature.numpy())
+    monkeypatch.setattr(export.checks, "quiet_in_replay", lambda agent, steps, nominal, bounds: bounds)
 
 
 def test_bounds_go_into_the_agent(agent: Agent) -> None:

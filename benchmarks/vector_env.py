@@ -1,6 +1,6 @@
 """Environment steps per second: one bare environment, ours in parallel, and gymnasium's AsyncVectorEnv, in one run.
 
-    python -m benchmarks.vector_env [--tasks cartpole kuka_reach gym:HalfCheetahBulletEnv-v0 a1_walk] [--json PATH]
+    python -m benchmarks.vector_env [--tasks cartpole gym:HalfCheetahBulletEnv-v0 …] [--envs 4 32] [--json PATH]
 
 Every figure is the median over rounds in which all of them take their turn. Columns:
 
@@ -13,6 +13,7 @@ async         AsyncVectorEnv, which gives every environment a process: as many a
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -39,8 +40,8 @@ class Options:
 
     tasks: tuple[str, ...] = ("cartpole", "kuka_reach", "gym:HalfCheetahBulletEnv-v0", "a1_walk")
     """Tasks."""
-    envs: int = 32
-    """Environments of ours."""
+    envs: tuple[int, ...] = (4, 32)
+    """Environments of ours; each number is measured on its own."""
     workers: int = 2
     """Processes of ours."""
     rounds: int = 5
@@ -55,35 +56,35 @@ def main(options: Options) -> dict[str, Any]:
     """Measure, print a table, write JSON, and return what is written."""
     rows: list[dict[str, Any]] = []
     table = Table(
-        "task", "bare", "bare at once", "ours", f"ours / {options.workers} × bare", "ours / bare at once", "async few",
-        "async many", "ours / async",
+        "task", "envs", "bare", "bare at once", "ours", f"ours / {options.workers} × bare", "ours / bare at once",
+        "async few", "async many", "ours / async",
     )  # fmt: skip
-    for task in options.tasks:
-        speeds = _measure(task, options)
+    for task, envs in itertools.product(options.tasks, options.envs):
+        speeds = _measure(task, envs, options)
         share = speeds["ours"] / (options.workers * speeds["bare"])
         of_possible = speeds["ours"] / speeds["bare at once"]
         gain = speeds["ours"] / max(speeds["async few"], speeds["async many"])
-        rows.append({"task": task, **speeds, "share": share, "share_of_bare_at_once": of_possible, "gain": gain})
+        figures = {"share": share, "share_of_bare_at_once": of_possible, "gain": gain}
+        rows.append({"task": task, "envs": envs, **speeds, **figures})
         cells = {name: f"{value:.0f}" for name, value in speeds.items()}
         table.add_row(
-            task, cells["bare"], cells["bare at once"], cells["ours"], f"{share:.2f}", f"{of_possible:.2f}",
+            task, str(envs), cells["bare"], cells["bare at once"], cells["ours"], f"{share:.2f}", f"{of_possible:.2f}",
             cells["async few"], cells["async many"], f"{gain:.1f}",
         )  # fmt: skip
     Console(width=140).print(table)
-    written = {"envs": options.envs, "workers": options.workers, "rows": rows}
+    written = {"workers": options.workers, "rows": rows}
     if options.json:
         write_json(options.json, written)
     return written
 
 
-def _measure(task: str, options: Options) -> dict[str, float]:
-    """Median steps per second of each."""
+def _measure(task: str, envs: int, options: Options) -> dict[str, float]:
+    """Median steps per second of each, of `envs` environments where there are many."""
     joints = len(task_class(task).action.joints)
     bare = make_env(task, task_class(task).randomisation)
-    ours = VectorEnv(task, options.envs, options.workers, worlds=[task_class(task).randomisation])
+    ours = VectorEnv(task, envs, options.workers, worlds=[task_class(task).randomisation])
     few, many = (
-        gymnasium.vector.AsyncVectorEnv([_Make(task)] * count, shared_memory=True)
-        for count in (options.workers, options.envs)
+        gymnasium.vector.AsyncVectorEnv([_Make(task)] * count, shared_memory=True) for count in (options.workers, envs)
     )
     pool = multiprocessing.get_context("spawn").Pool(options.workers, _start_alone, (task,))
     runners: dict[str, Callable[[float], float]] = {

@@ -38,7 +38,7 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray], ABC):
         self.stamp_ns = np.zeros(self.layout.size, dtype=np.int64)
         """When each reading (D,) arrived, ns since the episode began."""
         self._faults = FaultSchedule()
-        self._steps = 0
+        self._steps, self._last_step = 0, task.episode_steps
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.layout.size,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.layout.joints,), np.float32)
 
@@ -63,10 +63,13 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray], ABC):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode; the same seed gives the same bytes, whatever came before."""
+        """Start an episode; the same seed gives the same bytes, whatever came before.
+
+        `options["ticks"]` is a time limit other than the task's, for this episode.
+        """
         super().reset(seed=seed)
         self._faults.end()
-        self._steps = 0
+        self._steps, self._last_step = 0, (options or {}).get("ticks", self.task.episode_steps)
         self._begin(seed)
         self._previous[:] = self.pose() if self.task.action.kind == "position" else 0.0
         self._faults.reset(self.np_random.spawn(1)[0])
@@ -85,7 +88,7 @@ class TaskEnv(gymnasium.Env[np.ndarray, np.ndarray], ABC):
         if action.shape != self._previous.shape or not np.isfinite(action).all():
             raise GanglionError(f"the action must be {self._previous.shape} finite numbers, got {action}")
         observation, outcome = self.advance(self.limits.command(action, self._previous))
-        truncated = self._steps >= self.task.episode_steps
+        truncated = self._steps >= self._last_step
         info = {"success": outcome.success, **outcome.metrics}
         return observation, outcome.reward, outcome.terminated, truncated, info
 

@@ -61,6 +61,7 @@ class _Fields:
             ("reward", "d", 0),
             ("difficulty", "d", 0),
             ("seed", "L", 0),
+            ("ticks", "L", 0),
             ("terminated", "b", 0),
             ("truncated", "b", 0),
             ("success", "b", 0),
@@ -83,7 +84,8 @@ class _Share:
                 self._step(env, i)
             else:
                 env.set_difficulty(float(self._data["difficulty"][i]))
-                self._data["observation"][i] = env.reset(seed=int(self._data["seed"][i]))[0]
+                options = {"ticks": int(self._data["ticks"][i])}
+                self._data["observation"][i] = env.reset(seed=int(self._data["seed"][i]), options=options)[0]
 
     def _step(self, env: TaskEnv, i: int) -> None:
         data = self._data
@@ -211,6 +213,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         for table in worlds:
             example.set_randomisation(table)
         self.num_envs = num_envs
+        self._episode_steps = example.task.episode_steps
         self.single_observation_space = example.observation_space
         self.single_action_space = example.action_space
         self.observation_space = gymnasium.vector.utils.batch_space(example.observation_space, num_envs)
@@ -240,7 +243,14 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode in every environment, from the seed given here or at construction."""
+        """Start an episode in every environment, from the seed given here or at construction.
+
+        With `options["staggered"]` these first episodes are cut one after the other over the time that an episode
+        lasts, so that the environments are never all at the same time of one.
+        """
+        self._data["ticks"][:] = self._episode_steps
+        if (options or {}).get("staggered"):
+            self._data["ticks"][:] = np.ceil(np.linspace(0, self._episode_steps, self.num_envs + 1)[1:])
         if isinstance(seed, int):
             self._seed_all(seed)
         elif seed is not None:
@@ -283,6 +293,7 @@ class VectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             )
             data = self._data
             data["final_observation"][where] = data["observation"][where]
+            data["ticks"][where] = self._episode_steps
             data["seed"][where] = [s.spawn(1)[0].generate_state(1)[0] for s in self._seeds[where]]
             worker.start()
             worker.give(_RESET)

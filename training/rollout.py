@@ -63,7 +63,7 @@ class Collector:
         self._dropout = SensorDropout(task.observations, config.num_envs, self._rng, config.augmentation)
         n = config.num_envs
         self._layout = Layout(task.observations, task.action)
-        self._x = self._normalise(self.env.reset()[0])
+        self._x = self._normalise(self.env.reset(options={"staggered": True})[0])
         self._state = agent.initial(n)
         self._previous = torch.zeros(n, agent.action_size)
         self._first = torch.ones(n)

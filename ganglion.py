@@ -140,8 +140,15 @@ class Export:
     def run(self) -> None:
         from export.exporter import export
 
-        with Console(stderr=True).status("export") as status:
-            report = export(self.folder, self.output, lambda stage: status.update(stage), self.workers, self.checks)
+        console = Console(stderr=True)
+        with console.status("export") as status:
+
+            def say(stage: str) -> None:
+                status.update(stage)
+                if not console.is_terminal:
+                    console.print(stage)
+
+            report = export(self.folder, self.output, say, self.workers, self.checks)
         _print(f"{self.output}: {report.size_bytes / 1000:.0f} kB; next: ganglion inspect {self.output}")
 
 

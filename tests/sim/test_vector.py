@@ -62,7 +62,8 @@ def test_staggered_episodes_end_one_after_the_other() -> None:
     """Pushes of a box last 600 ticks; every environment's second one is a whole one."""
     env = VectorEnv("panda_push", 3, 2, seed=3)
     env.reset(options={"staggered": True})
-    ends = [(t, i) for t in range(1, 802) for i in np.flatnonzero(env.step(np.zeros(env.action_space.shape))[3])]
+    still = np.zeros((3, len(TASKS["panda_push"].action.joints)), np.float32)
+    ends = [(t, int(i)) for t in range(1, 802) for i in np.flatnonzero(env.step(still)[3])]
     env.close()
     assert ends == [(200, 0), (400, 1), (600, 2), (800, 0)]
 

@@ -8,7 +8,7 @@ channel changes what the robot does. Who flies the episodes does not matter here
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from export.record import HELD_OUT, record_healthy
 from runtime.bundle import Bundle
 from runtime.contract import ChannelCheck, Contract, Observation, SensorChecks
 from runtime.errors import GanglionError
-from sim.tasks import task_class
+from sim.tasks import NOMINAL, task_class
 from training.agent.agent import Agent
 from training.agent.sensors import AGES, AVERAGES, DISTRUSTED, FROZEN, OFF, REPEATS, SensorBelief, matched
 
@@ -173,10 +173,12 @@ def calibrate_checks(
     report: Callable[[str], None],
     workers: int = 1,
     ticks: int = 100_000,
+    worlds: Sequence[str] = (NOMINAL,),
 ) -> tuple[Bundle, SensorChecks]:
     """Set the bounds of `agent.sensors`; the bundle that `bundle_of` makes of it, and what its checks do.
 
-    Each attempt flies new episodes of the bundle, of `ticks` ticks in all if none ends early, in so many `workers`.
+    Each attempt flies new episodes of the bundle in `worlds`, of `ticks` ticks in all if none ends early, in so many
+    `workers`.
     `report` is told of each attempt, and which channels lose a check.
     """
     episodes = max(1, round(ticks / task_class(task).episode_steps))
@@ -187,7 +189,8 @@ def calibrate_checks(
         drafts.append(bundle_of(agent))
         first = seed + (3 + attempt) * HELD_OUT
         names = ("verdict",) if attempt else None
-        recording = record_healthy(drafts[-1], task, range(first, first + episodes), workers=workers, names=names)
+        seeds = range(first, first + episodes)
+        recording = record_healthy(drafts[-1], task, seeds, workers=workers, names=names, worlds=worlds)
         return recording.arrays | {"tick": recording.tick}
 
     found = calibrate_bounds(agent, agent.config.inference.default_steps, fly, task_class(task).observations)

@@ -61,7 +61,9 @@ def export(
             return Bundle.load(write_bundle(Path(folder) / "draft.onnx", build_model(agent), contract))
 
         if checks and not isinstance(agent.method, Hold):  # which predicts nothing that a reading could contradict
-            bundle, found = calibrate_checks(agent, drafted, config.task, config.seed, say, workers)
+            bundle, found = calibrate_checks(
+                agent, drafted, config.task, config.seed, say, workers, worlds=config.simulated_worlds()
+            )
         else:
             bundle, found = drafted(agent), SensorChecks()
     say("record failing sensors")
@@ -70,7 +72,7 @@ def export(
     say("compare torch and onnxruntime")
     parity = check_parity(agent, bundle, ticks, refine)
     say("calibrate the health signals")
-    health = calibrate(bundle, config.task, config.seed, workers=workers)
+    health = calibrate(bundle, config.task, config.seed, workers=workers, worlds=config.simulated_worlds())
     contract = replace(contract, checks=found, parity=parity, health=health)
     write_bundle(output, onnx.load_model_from_string(bundle.model), contract)
     return ExportReport(Bundle.load(output).contract, output.stat().st_size)

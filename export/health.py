@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from export.record import HELD_OUT, record_healthy
 from runtime.bundle import Bundle
 from runtime.contract import Health, HealthAt
+from sim.tasks import NOMINAL
 
 LEVELS = (0.5, 0.9, 0.99, 0.999)
 _REFINE = (0, 1, 2, 4, 8, 16)
 _WARM_TICKS = 20  # the belief forms
 
 
-def calibrate(bundle: Bundle, task: str, seed: int, episodes: int = 10, workers: int = 1) -> Health:
-    """Quantiles over `episodes` episodes without faults, the first ticks of each left out."""
+def calibrate(
+    bundle: Bundle, task: str, seed: int, episodes: int = 10, workers: int = 1, worlds: Sequence[str] = (NOMINAL,)
+) -> Health:
+    """Quantiles over `episodes` episodes without faults in `worlds`, the first ticks of each left out."""
     refine: dict[str, HealthAt] = {}
     ticks = 0
     first = seed + 2 * HELD_OUT
     for k in (k for k in _REFINE if k <= bundle.contract.refinement.max_steps):
         seeds, names = range(first, first + episodes), ("innovation", "free_energy")
-        recording = record_healthy(bundle, task, seeds, k, workers, names)
+        recording = record_healthy(bundle, task, seeds, k, workers, names, worlds)
         warm = recording.tick >= _WARM_TICKS
         ticks = max(ticks, int(warm.sum()))
         innovation = np.quantile(np.abs(recording["innovation"][warm]), LEVELS, axis=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +19,7 @@ from runtime.sample import Sample
 from sim.env import TaskEnv, make_env
 from sim.episode import Disturbance, episode
 from sim.processes import end_with_parent
-from sim.tasks import task_class
+from sim.tasks import NOMINAL, task_class
 from training.augment import Augmentation, SensorDropout
 
 HELD_OUT = 1_000_000  # added to seeds, so that these episodes were not trained on
@@ -86,29 +87,34 @@ def record_healthy(
     refine: int | None = None,
     workers: int = 1,
     names: Sequence[str] | None = None,
+    worlds: Sequence[str] = (NOMINAL,),
 ) -> Recording:
-    """Episodes with sensors that are well, in worlds as randomised as in training, at K = `refine`.
+    """Episodes with sensors that are well, in one of the task's `worlds` after the other, at K = `refine`.
 
     The bundle's default K if None; only the arrays in `names`, all if None. More than one of the `workers` share the
     episodes, which changes nothing.
     """
-    if workers <= 1:
-        return _record_healthy(seeds, bundle, task, refine, names)
-    shares = [seeds[len(seeds) * i // workers : len(seeds) * (i + 1) // workers] for i in range(workers)]
+    episodes = list(zip(seeds, itertools.cycle(worlds)))
     record = partial(_record_healthy, bundle=bundle, task=task, refine=refine, names=names)
+    if workers <= 1:
+        return record(episodes)
+    shares = [episodes[len(seeds) * i // workers : len(seeds) * (i + 1) // workers] for i in range(workers)]
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         return join(list(pool.map(record, filter(None, shares))))
 
 
 def _record_healthy(
-    seeds: Sequence[int], bundle: Bundle, task: str, refine: int | None, names: Sequence[str] | None
+    episodes: Sequence[tuple[int, str]], bundle: Bundle, task: str, refine: int | None, names: Sequence[str] | None
 ) -> Recording:
-    controller = Controller(bundle, refine)
-    env = make_env(task, task_class(task).randomisation)
+    """Each with its seed, in its world."""
+    controller, env, parts = Controller(bundle, refine), make_env(task), []
     try:
-        return join([record_episode(controller, env, seed, names=names) for seed in seeds])
+        for seed, world in episodes:
+            env.set_randomisation(task_class(task).world(world))
+            parts.append(record_episode(controller, env, seed, names=names))
     finally:
         env.close()
+    return join(parts)
 
 
 def record_faulty(bundle: Bundle, task: str, seed: int, refine: Sequence[int], ticks: int = 1000) -> Recording:

@@ -9,7 +9,7 @@ from typing import Any
 from runtime.contract import Layout, Node
 from runtime.schema import to_plain
 from sim.robots.a1 import A1, ACROSS, DRIVE, FOOT_RADIUS, HIP_OFFSET, HIPS, LEGS, STANCE_HEIGHT, THIGH
-from sim.tasks import TaskInfo, task_class
+from sim.tasks import NOMINAL, TaskInfo, task_class
 from training.agent.config import AgentConfig
 from training.agent.gait import Mirror, Reading, TrotConfig
 from training.augment import Augmentation
@@ -73,6 +73,11 @@ class TrainConfig:
     """Updates between checkpoints."""
     agent: AgentConfig = field(default_factory=AgentConfig)
     """The network."""
+
+    def simulated_worlds(self) -> tuple[str, ...]:
+        """Names of the worlds in which the simulations run, in turn."""
+        every = tuple(name for name in task_class(self.task).worlds() if name != NOMINAL)
+        return self.worlds or every or (NOMINAL,)
 
 
 _TROTTING_WEIGHT = 68.0  # N: half of the A1 with a payload of 1.5 kg

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from runtime.contract import Layout
 from runtime.errors import GanglionError
-from sim.tasks import NOMINAL, task_class
+from sim.tasks import task_class
 from sim.vector import VectorEnv
 from training.agent.agent import Agent, State
 from training.augment import SensorDropout
@@ -55,8 +55,7 @@ class Collector:
     def __init__(self, config: TrainConfig, agent: Agent, steps: int = 0) -> None:
         """`steps` already trained make the draws of a resumed run new ones."""
         task = task_class(config.task)
-        names = config.worlds or [name for name in task.worlds() if name != NOMINAL] or [NOMINAL]
-        worlds = [task.world(name) for name in names]
+        worlds = [task.world(name) for name in config.simulated_worlds()]
         self.config, self.agent = config, agent
         self.env = VectorEnv(config.task, config.num_envs, config.workers, config.seed + steps, worlds)
         self._rng = np.random.default_rng([config.seed, steps, 1])

@@ -103,10 +103,13 @@ class Simulation:
         links = (*robot.feet, *filter(None, (robot.payload_link,)))
         self._require("links", links, self._link_index, path)
         self._indices = [self._joint_index[j] for j in robot.joint_names]
-        self._commanded = joints or robot.joint_names
-        self._drive_indices = [self._joint_index[j] for j in self._commanded]
+        commanded = joints or robot.joint_names
+        belts = {joint: leader for joint, leader in robot.belts if leader in commanded and joint not in commanded}
+        self._belted = [commanded.index(leader) for leader in belts.values()]
+        self._driven = (*commanded, *belts)
+        self._drive_indices = [self._joint_index[j] for j in self._driven]
         self._max_effort = {j.name: j.max_effort for j in robot.joints}
-        self.motors = Motors(robot, self._commanded)
+        self.motors = Motors(robot, self._driven)
         self.delay = DelayLine()
         self._set_locked(set())
         self._joints: tuple[np.ndarray, np.ndarray] | None = None
@@ -221,7 +224,8 @@ class Simulation:
 
     def step(self, kind: str, command: np.ndarray) -> None:
         """Drive the commanded joints with the SI command (A,) of `kind` for one control period."""
-        self.delay.give(command.tolist())
+        asked = command.tolist()
+        self.delay.give(asked + [asked[i] for i in self._belted])
         self._forget()
         if not self.robot.fixed_base:
             self._velocity_before = np.array(pybullet.getBaseVelocity(self.body, **self._world)[0])
@@ -266,7 +270,7 @@ class Simulation:
         mode = pybullet.POSITION_CONTROL if position else pybullet.VELOCITY_CONTROL
         free = self._free
         target = {"targetPositions" if position else "targetVelocities": [command[i] for i in free]}
-        forces = [self._max_effort[self._commanded[i]] * self.motors.strength[i] for i in free]
+        forces = [self._max_effort[self._driven[i]] * self.motors.strength[i] for i in free]
         pybullet.setJointMotorControlArray(self.body, self._free_indices, mode, forces=forces, **target, **self._world)
 
     def joint_states(self) -> tuple[np.ndarray, np.ndarray]:

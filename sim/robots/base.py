@@ -57,6 +57,8 @@ class Robot:
     joints: tuple[Joint, ...]
     drive: PDDrive | None = None
     """None for PyBullet's own: an ideal servo for positions and velocities, and effort as commanded."""
+    belts: tuple[tuple[str, str], ...] = ()
+    """Pairs of a joint and the commanded joint that it turns with, by a motor of its own."""
     height: float = 0.0
     """Of the base at the start, m; only of a robot that is not bolted."""
     feet: tuple[str, ...] = ()

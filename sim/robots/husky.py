@@ -1,4 +1,4 @@
-"""The Clearpath Husky of pybullet_data: four driven wheels that skid when it turns."""
+"""The Clearpath Husky of pybullet_data: four wheels, those of a side on one belt, that skid when it turns."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from sim.instruments import imu_angular_velocity, joint_speeds
 from sim.robots.base import Joint, Robot, View
 
 WHEELS = ("front_left_wheel", "front_right_wheel", "rear_left_wheel", "rear_right_wheel")
+SIDES = WHEELS[:2]
+"""The wheels that are commanded."""
 WHEEL_RADIUS = 0.1651  # m
 MAX_SPEED = 1.0  # m/s
 _TURNS = 1e6  # rad; wheels have no end
@@ -17,6 +19,7 @@ HUSKY = Robot(
     joints=tuple(
         Joint(name, low=-_TURNS, high=_TURNS, max_velocity=MAX_SPEED / WHEEL_RADIUS, max_effort=30.0) for name in WHEELS
     ),
+    belts=(("rear_left_wheel", "front_left_wheel"), ("rear_right_wheel", "front_right_wheel")),
     height=0.01,
     feet=tuple(f"{name}_link" for name in WHEELS),
     sideways_grip=0.1,  # with more, PyBullet's friction lets it turn in some headings and not in others

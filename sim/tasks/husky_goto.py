@@ -8,7 +8,7 @@ import numpy as np
 
 from runtime.contract import Action, Observation
 from sim.randomisation import Draw
-from sim.robots.husky import HUSKY, MAX_SPEED, SENSORS, WHEEL_RADIUS, WHEELS
+from sim.robots.husky import HUSKY, MAX_SPEED, SENSORS, SIDES, WHEEL_RADIUS
 from sim.sensors import Sensor
 from sim.simulation import Simulation
 from sim.tasks.base import Outcome, Task
@@ -40,7 +40,7 @@ class HuskyGoto(Task):
         Sensor(
             Observation(
                 name="goal", kind="point", topic="goal", channels=("x", "y", "z"), unit="m", mean=(0.0,) * 3,
-                scale=(2.0, 2.0, 0.2), low=(-20.0, -20.0, -5.0), high=(20.0, 20.0, 5.0), max_age_s=0.5, min_valid=3,
+                scale=(0.6, 0.6, 0.2), low=(-20.0, -20.0, -5.0), high=(20.0, 20.0, 5.0), max_age_s=0.5, min_valid=3,
             ),
             lambda sim, task: _goal_in_base(sim, task.goal),
             noise=(0.01,) * 3,
@@ -48,8 +48,8 @@ class HuskyGoto(Task):
         ),
     )  # fmt: skip
     action = Action(
-        kind="velocity", mode="absolute", topic="command", joints=WHEELS, unit="rad/s", scale=(_MAX_WHEEL,) * 4,
-        offset=(0.0,) * 4, low=(-_MAX_WHEEL,) * 4, high=(_MAX_WHEEL,) * 4, max_rate=(30.0,) * 4, safe="zero",
+        kind="velocity", mode="absolute", topic="command", joints=SIDES, unit="rad/s", scale=(_MAX_WHEEL,) * 2,
+        offset=(0.0,) * 2, low=(-_MAX_WHEEL,) * 2, high=(_MAX_WHEEL,) * 2, max_rate=(30.0,) * 2, safe="zero",
     )  # fmt: skip
     randomisation = (Draw("friction", 0.5, 1.2), Draw("payload", 0.0, 40.0), Draw("motor_strength", 0.7, 1.1))
 
@@ -57,12 +57,15 @@ class HuskyGoto(Task):
         self.goal = np.zeros(3)
         """In the world (3,), m, on the ground."""
         self._errors: deque[float] = deque(maxlen=_LAST_TICKS)
-        self._previous = np.zeros(4)
+        self._previous = np.zeros(len(SIDES))
+        self._aside = 0.0
 
     def reset(self, sim: Simulation, rng: np.random.Generator) -> None:
         sim.reset(np.zeros(4), heading=rng.uniform(-np.pi, np.pi))
         way, far = rng.uniform(-np.pi, np.pi), rng.uniform(_NEAREST, _FARTHEST)
         self.goal = np.array((far * np.cos(way), far * np.sin(way), 0.0))
+        away = _goal_in_base(sim, self.goal)
+        self._aside = abs(float(away[1])) / max(float(np.hypot(*away[:2])), 0.3)
         self._errors.clear()
         self._previous[:] = 0.0
 
@@ -70,15 +73,19 @@ class HuskyGoto(Task):
         """Nothing moves but the robot."""
 
     def outcome(self, sim: Simulation, action: np.ndarray) -> Outcome:
+        base = sim.base_state()
         away = _goal_in_base(sim, self.goal)[:2]
         error = float(np.hypot(*away))
         self._errors.append(error)
-        speed = sim.base_state().velocity[:2]
-        closing = float(speed @ away) / max(error, 0.1)
+        closing = float(base.velocity[:2] @ away) / max(error, 0.1)
+        # It cannot go sideways, so to turn towards the goal is worth as much as to come nearer.
+        aside = abs(float(away[1])) / max(error, 0.3)
+        turned, self._aside = self._aside - aside, aside
         change = action - self._previous
         reward = (
-            0.5 * np.clip(closing, -1.0, 1.0) * (error > _SUCCESS_M) + np.exp(-((error / 0.2) ** 2)) - 0.1 * error
-            - 0.02 * float(change @ change)
+            (0.5 * np.clip(closing, -1.0, 1.0) + 30.0 * turned) * (error > _SUCCESS_M)
+            + np.exp(-((error / 0.2) ** 2)) - 0.1 * error
+            - 0.02 * float(change @ change) - 0.02 * float(base.angular_velocity[2]) ** 2
         )  # fmt: skip
         self._previous = action.copy()
         success = sum(self._errors) / len(self._errors) < _SUCCESS_M

@@ -102,13 +102,15 @@ def test_husky_drives_forwards_and_turns_by_its_wheels() -> None:
     env.reset(seed=0)
     start = env.sim.base_state()
     for _ in range(200):
-        env.step(np.full(4, 0.5))
+        env.step(np.full(2, 0.5))
     end = env.sim.base_state()
     forward = (end.position - start.position) @ start.rotation
     assert forward[0] == pytest.approx(1.0, abs=0.2)  # 2 s at half of 1 m/s
     assert abs(forward[1]) < 0.1
     for _ in range(200):
-        env.step(np.array((-0.5, 0.5, -0.5, 0.5)))
+        env.step(np.array((-0.5, 0.5)))
+    left, right = env.sim.joint_states()[1].reshape(2, 2).T  # front and rear of each side
+    np.testing.assert_allclose((left, right), ((-3.03, -3.03), (3.03, 3.03)), atol=0.05)  # half of 1 m/s over 0.165 m
     assert env.sim.base_state().angular_velocity[2] > 0.3
     env.close()
 

@@ -20,10 +20,11 @@ from rclpy.parameter import Parameter
 
 from ros_nodes.control_loop import SPIN_MARGIN_NS, ControlLoop
 from ros_nodes.reporting import active_status, diagnostics, idle_status
-from ros_nodes.scheduling import declare_priority, quieten_memory, raise_priority
+from ros_nodes.scheduling import declare_realtime, go_realtime
 from ros_nodes.spinning import Spinner, run
 from runtime.bundle import Bundle
 from runtime.errors import BundleError, ContractError, GanglionError
+from runtime.realtime import quieten_memory
 
 _IDLE_NS = 50_000_000
 _PRIORITY = 40
@@ -51,11 +52,11 @@ class ControllerNode(LifecycleNode):
         self._declare("refine", -1, "refinement steps per tick; -1 is the bundle's default; may change at any time")
         self._declare("rate_hz", 0.0, "ticks per second; 0 is the contract's rate; read when configuring")
         self._declare("autostart", False, "configure and activate without waiting for a lifecycle manager")
-        declare_priority(self, _PRIORITY)
+        declare_realtime(self, _PRIORITY)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        raise_priority(self)
+        go_realtime(self)
         if self._value("autostart") and self.trigger_configure() == _SUCCESS:
             self.trigger_activate()
 

@@ -1,46 +1,37 @@
-"""What keeps a paced node on time: real-time priority where it is permitted, and a quiet garbage collector."""
+"""The parameters of a node by which it asks the system for real time, see `runtime.realtime`."""
 
 from __future__ import annotations
 
-import gc
-import os
-from pathlib import Path
-from typing import Any
-
 from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
-PARAMETER = "realtime_priority"
+from runtime.errors import GanglionError
+from runtime.realtime import Realtime, prepare
 
 
-def declare_priority(node: Node, default: int) -> None:
-    """Declare the node's parameter for `raise_priority`."""
-    text = (
-        "real-time priority (SCHED_FIFO, 1 to 99) of every thread, where it is permitted; 0 leaves the scheduling alone"
-    )
+def declare_realtime(node: Node, priority: int) -> None:
+    """Declare the parameters for `go_realtime`; `priority` is the default one."""
+    where = "of every thread, where it is permitted"
     valid = IntegerRange(from_value=0, to_value=99)
+    text = f"real-time priority (SCHED_FIFO, 1 to 99) {where}; 0 leaves the scheduling alone"
     node.declare_parameter(
-        PARAMETER, default, ParameterDescriptor(description=text, read_only=True, integer_range=[valid])
+        "realtime_priority", priority, ParameterDescriptor(description=text, read_only=True, integer_range=[valid])
     )
+    text = f"cores {where}, e.g. [2, 3]; empty is all"
+    none = Parameter("cpus", Parameter.Type.INTEGER_ARRAY, []).value
+    node.declare_parameter("cpus", none, ParameterDescriptor(description=text, read_only=True, dynamic_typing=True))
+    text = "keep every page that was touched in memory, where it is permitted"
+    node.declare_parameter("lock_memory", True, ParameterDescriptor(description=text, read_only=True))
 
 
-def raise_priority(node: Node) -> None:
-    """Give all threads of this process, those of DDS too, the declared priority; one warning if that is refused."""
-    priority = int(node.get_parameter(PARAMETER).value)
-    if priority == 0:
-        return
-    try:
-        for task in Path("/proc/self/task").iterdir():
-            os.sched_setscheduler(int(task.name), os.SCHED_FIFO, os.sched_param(priority))
-    except OSError as error:
-        logger: Any = node.get_logger()
-        logger.warning(
-            f"real-time priority {priority} is refused ({error.strerror}), so ticks can be late on a busy machine: "
-            f"allow it with an rtprio limit for this user in /etc/security/limits.conf, or set {PARAMETER} to 0"
-        )
+def go_realtime(node: Node) -> None:
+    """Ask for what the parameters say; one warning for everything that is refused.
 
-
-def quieten_memory() -> None:
-    """Keep what is loaded by now out of every later garbage collection, which would take tens of milliseconds."""
-    gc.collect()
-    gc.freeze()
+    Raises GanglionError for a parameter that makes no sense.
+    """
+    priority, cpus, lock = (node.get_parameter(name) for name in ("realtime_priority", "cpus", "lock_memory"))
+    if cpus.type_ != Parameter.Type.INTEGER_ARRAY and cpus.value not in ([], None):
+        raise GanglionError(f"cpus is {cpus.value!r}, expected a list of cores, e.g. [2, 3]")
+    for line in prepare(Realtime(priority.value, tuple(cpus.value or ()), lock.value)):
+        node.get_logger().warning(line)

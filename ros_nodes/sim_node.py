@@ -21,11 +21,12 @@ from std_srvs.srv import Trigger
 
 from ros_nodes.conversion import MESSAGE_TYPES, sensor_message
 from ros_nodes.polling import PolledSubscription
-from ros_nodes.scheduling import declare_priority, quieten_memory, raise_priority
+from ros_nodes.scheduling import declare_realtime, go_realtime
 from ros_nodes.spinning import Spinner, run
 from runtime.errors import GanglionError
 from runtime.loop import Pacer, sleep_until
 from runtime.messages import topics
+from runtime.realtime import quieten_memory
 from sim.env import make_env
 from sim.tasks import TASKS
 
@@ -46,7 +47,7 @@ class SimNode(Node):
             integer_range=[IntegerRange(from_value=0, to_value=2**31 - 1)],
         )
         self.declare_parameter("seed", 0, seed)
-        declare_priority(self, _PRIORITY)
+        declare_realtime(self, _PRIORITY)
         faults = ParameterDescriptor(
             description="faults of sensors and body, e.g. 'lost:TARGET' or 'payload=3'; may change at any time",
             dynamic_typing=True,  # ROS gives an empty list the type of a byte array
@@ -69,7 +70,7 @@ class SimNode(Node):
         self._commands = PolledSubscription(self, Float64MultiArray, task.action.topic, QoSProfile(depth=1))
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._episode = 0
-        raise_priority(self)
+        go_realtime(self)
         quieten_memory()
         self._pacer = Pacer(task.rate_hz)
         self._reset()

@@ -251,3 +251,18 @@ def test_refine_is_checked_and_changes_at_once(session: Session, kuka: Path) -> 
     session.spin(0.1)
     assert robot.ticks[-1].refine == 7
     assert robot.ticks[-1].free_energy == 8
+
+
+def test_cores_are_given_as_a_list(session: Session, kuka: Path) -> None:
+    child = start_controller(session, kuka, cpus=[min(os.sched_getaffinity(0))])
+    session.wait(lambda: session.state("controller") == "active", "activation")
+    tasks = [int(t.name) for t in Path(f"/proc/{child.process.pid}/task").iterdir()]
+    assert {tuple(os.sched_getaffinity(t)) for t in tasks} == {(min(os.sched_getaffinity(0)),)}
+
+
+def test_cores_that_are_no_list_are_one_error_line(session: Session, kuka: Path) -> None:
+    child = start_controller(session, kuka, cpus=2)
+    assert child.process.wait(20) == 2
+    assert "cpus is 2, expected a list of cores, e.g. [2, 3]" in child.log
+    assert "Traceback" not in child.log
+    session.children.remove(child)

@@ -11,12 +11,14 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Float64MultiArray, String
 
 from ros_nodes.conversion import fill, named_vector
+from ros_nodes.guarding import Guarding
 from ros_nodes.reporting import ChangeLog, Statistics
 from ros_nodes.sensors import Sensors
 from runtime.bundle import Bundle
-from runtime.controller import Controller, Status
+from runtime.controller import Controller
 from runtime.errors import ContractError
 from runtime.loop import Pacer, sleep_until
+from runtime.safety import Request, Status
 from runtime.telemetry import labels, pack, pack_state
 
 SPIN_MARGIN_NS = 1_000_000
@@ -24,6 +26,8 @@ SPIN_MARGIN_NS = 1_000_000
 STATE_PERIOD = 100
 """Ticks between two records of the carried state."""
 _PHASE_NS = 2_000_000  # the tick follows the joint states by this much, so that all sensors of a period are in
+_ENGAGE_S = 1.0
+_GUARD_MS = 50.0
 _PATIENCE_NS = 1_000_000_000
 _DELIVERY = Duration(seconds=0.2)
 
@@ -31,10 +35,30 @@ _DELIVERY = Duration(seconds=0.2)
 class ControlLoop:
     """A configured bundle with its topics; `start` begins an activation, `run` does one period, `stop` ends it."""
 
-    def __init__(self, node: LifecycleNode, bundle: Bundle, refine: int | None, rate_hz: float) -> None:
-        """Raises BundleError or ContractError if the bundle cannot run or `refine` is out of range."""
+    def __init__(
+        self,
+        node: LifecycleNode,
+        bundle: Bundle,
+        refine: int | None,
+        rate_hz: float,
+        engage_s: float | None,
+        most_late_ticks: int,
+        guard_ms: float | None,
+    ) -> None:
+        """So many late ticks in a row stop the controller, none if 0; `engage_s` is as for the Controller.
+
+        If it is None, engaging takes a second where positions are commanded, which a robot may be far away from. The
+        guard takes over after `guard_ms` without a tick; there is none if 0, and None is 50 ms or five periods.
+
+        Raises BundleError or ContractError if the bundle cannot run, or a setting is out of range, and GanglionError if
+        the guard does not start.
+        """
         self.contract = bundle.contract
-        self.controller = Controller(bundle, refine)
+        if engage_s is None:
+            action = self.contract.action
+            engage_s = _ENGAGE_S if (action.kind, action.mode) == ("position", "absolute") else 0.0
+        self.controller = Controller(bundle, refine, engage_s)
+        self._most_late_ticks = most_late_ticks
         self.controller.warm_up()
         self.activation = 0
         self.statistics = Statistics()
@@ -52,6 +76,16 @@ class ControlLoop:
         self._command_publisher = make(Float64MultiArray, self.contract.action.topic, 1)
         self._telemetry_publisher = make(Float64MultiArray, "~/telemetry", 100)
         self._state_publisher = make(Float64MultiArray, "~/state", 10)
+        period_ms = 1e3 / rate_hz
+        guard_ms = max(_GUARD_MS, 5 * period_ms) if guard_ms is None else guard_ms
+        if guard_ms and not 2 * period_ms <= guard_ms < np.inf:
+            raise ContractError(
+                f"guard_ms is {guard_ms:g}, expected two periods ({2 * period_ms:g} ms) or more, or 0 for no guard"
+            )
+        self._guard: Guarding | None = None
+        if guard_ms:
+            topic = self._command_publisher.topic_name
+            self._guard = Guarding(node.get_name(), node.get_namespace(), topic, joints, guard_ms)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._contract_publisher = node.create_publisher(String, "~/contract", latched)
         self._contract_publisher.publish(String(data=self.contract.to_json()))
@@ -64,7 +98,7 @@ class ControlLoop:
         self.statistics = Statistics()
         self._changes = ChangeLog(self._logger, self.contract)
         self._pacer = Pacer(self._rate_hz)
-        self._tick = 0
+        self._tick = self._late_in_a_row = 0
         self._engaged = self._complained = False
         self._started_ns = time.monotonic_ns()
         self._sent: np.ndarray | None = None
@@ -106,6 +140,8 @@ class ControlLoop:
             )
 
     def _run_tick(self) -> None:
+        if self._guard is not None and self._guard.took_over():
+            self.controller.request(Request.STOP, "the guard had to command: the controller did not tick in time")
         now_ns = time.monotonic_ns()
         command = self.controller.tick(self.sensors.sample, now_ns)
         tick_us = (time.monotonic_ns() - now_ns) * 1e-3
@@ -113,8 +149,13 @@ class ControlLoop:
         if command.status != Status.WAITING:
             self._sent = command.values
             self._command_publisher.publish(fill(self._command, command.values))
+            if self._guard is not None:
+                self._guard.beat(self._safe(command.values))
             latency_us = self.sensors.latency_us(command.reasons == 0)
         late = self._pacer.end()
+        self._late_in_a_row = (self._late_in_a_row + 1) * late
+        if 0 < self._most_late_ticks == self._late_in_a_row:
+            self.controller.request(Request.STOP, f"{self._late_in_a_row} ticks in a row were late")
         vector = pack(
             self.contract, self.sensors.sample, now_ns, command,
             activation=self.activation, tick=self._tick, late=late, tick_us=tick_us, latency_us=latency_us,
@@ -135,14 +176,26 @@ class ControlLoop:
         """Publish the contract's safe action once, unless nothing was commanded."""
         if self._sent is None:
             return
-        action = self.contract.action
-        safe = self._sent if action.safe == "hold" else np.clip(np.zeros(len(action.joints)), action.low, action.high)
-        self._sent = None
+        if self._guard is not None:
+            self._guard.disarm()
+        safe, self._sent = self._safe(self._sent), None
         self._command_publisher.publish(fill(self._command, safe))
         self._command_publisher.wait_for_all_acked(_DELIVERY)  # the process may end right after
 
+    def _safe(self, command: np.ndarray) -> np.ndarray:
+        """The contract's safe action (A,) after `command` (A,)."""
+        action = self.contract.action
+        return command if action.safe == "hold" else np.clip(np.zeros_like(command), action.low, action.high)
+
+    @property
+    def guarded(self) -> bool:
+        """False if the guard has gone."""
+        return self._guard is None or self._guard.alive
+
     def destroy(self, node: LifecycleNode) -> None:
-        """Leave all topics."""
+        """Leave all topics and end the guard."""
+        if self._guard is not None:
+            self._guard.close()
         self.sensors.destroy()
         for publisher in (self._command_publisher, self._telemetry_publisher, self._state_publisher):
             node.destroy_lifecycle_publisher(publisher)

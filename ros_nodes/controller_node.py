@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 import sys
 import time
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from std_srvs.srv import SetBool, Trigger
 
 from ros_nodes.control_loop import SPIN_MARGIN_NS, ControlLoop
 from ros_nodes.reporting import active_status, diagnostics, idle_status
@@ -25,6 +27,7 @@ from ros_nodes.spinning import Spinner, run
 from runtime.bundle import Bundle
 from runtime.errors import BundleError, ContractError, GanglionError
 from runtime.realtime import quieten_memory
+from runtime.safety import Request
 
 _IDLE_NS = 50_000_000
 _PRIORITY = 40
@@ -41,6 +44,11 @@ def _checked_rate(rate_hz: float) -> float:
     return rate_hz
 
 
+def _checked_late_ticks(count: int) -> None:
+    if count < 0:
+        raise ContractError(f"most_late_ticks is {count}, expected 0 (never stop for them) or more")
+
+
 class ControllerNode(LifecycleNode):
     """Runs one bundle."""
 
@@ -52,9 +60,16 @@ class ControllerNode(LifecycleNode):
         self._declare("refine", -1, "refinement steps per tick; -1 is the bundle's default; may change at any time")
         self._declare("rate_hz", 0.0, "ticks per second; 0 is the contract's rate; read when configuring")
         self._declare("autostart", False, "configure and activate without waiting for a lifecycle manager")
+        self._declare("engage_s", -1.0, "seconds of engaging; -1 is 1 where positions are commanded, otherwise 0")
+        self._declare("most_late_ticks", 50, "late ticks in a row that stop the controller; 0 is never")
+        self._declare(
+            "guard_ms", -1.0, "time without a tick after which the guard commands; 0 is no guard, -1 is 50 ms"
+        )
         declare_realtime(self, _PRIORITY)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        self.create_service(Trigger, "~/stop", self._on_stop)
+        self.create_service(SetBool, "~/engage", self._on_engage)
         self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
         go_realtime(self)
         if self._value("autostart") and self.trigger_configure() == _SUCCESS:
@@ -67,6 +82,11 @@ class ControllerNode(LifecycleNode):
         value: str | int | float | bool = self.get_parameter(name).value
         return value
 
+    def _setting(self, name: str) -> Any:
+        """None if it is -1, which leaves it to the bundle."""
+        value = self._value(name)
+        return None if value == -1 else value
+
     # Lifecycle. rclpy swallows what a transition callback raises, so each reports its own errors.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -74,8 +94,16 @@ class ControllerNode(LifecycleNode):
         try:
             bundle = self._load()
             rate_hz = self._rate(bundle)
-            steps = int(self._value("refine"))
-            self._loop = ControlLoop(self, bundle, None if steps == -1 else steps, rate_hz)
+            steps, engage_s, guard_ms = (self._setting(name) for name in ("refine", "engage_s", "guard_ms"))
+            self._loop = ControlLoop(
+                self,
+                bundle,
+                steps,
+                rate_hz,
+                engage_s,
+                int(self._value("most_late_ticks")),
+                guard_ms,
+            )
         except GanglionError as error:
             self.get_logger().error(str(error))
             return _FAILURE
@@ -149,12 +177,30 @@ class ControllerNode(LifecycleNode):
             self._loop.destroy(self)
             self._loop = None
 
+    # Services: they take effect with the next tick.
+
+    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success, response.message = self._request(Request.STOP, "stopped by the service ~/stop")
+        return response
+
+    def _on_engage(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        what = (Request.ENGAGE, "") if request.data else (Request.STOP, "disengaged by the service ~/engage")
+        response.success, response.message = self._request(*what)
+        return response
+
+    def _request(self, what: Request, cause: str) -> tuple[bool, str]:
+        if not self._active or self._loop is None:
+            return False, "the controller is not active, so it commands nothing; activate it first"
+        self._loop.controller.request(what, cause)
+        return True, f"{what.name.lower()} with the next tick"
+
     # Parameters and diagnostics.
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         values = {p.name: p.value for p in parameters}
         try:
             _checked_rate(values.get("rate_hz", 0.0))
+            _checked_late_ticks(values.get("most_late_ticks", 0))
             if "refine" in values:
                 self._set_refine(values["refine"])
         except ContractError as error:
@@ -171,6 +217,12 @@ class ControllerNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         name = f"{self.get_fully_qualified_name()}: controller"
+        if self._loop is not None and not self._loop.guarded:
+            self.get_logger().warning(
+                "the guard has ended, so nobody commands the safe action if this process is stuck or killed: "
+                "deactivate, clean up and configure again",
+                once=True,
+            )
         if self._loop is not None and self._active:
             loop = self._loop
             status = active_status(name, loop.contract, loop.controller.refine, loop.statistics)

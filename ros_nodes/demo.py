@@ -24,10 +24,10 @@ from ros_nodes.recorder import Recorder
 from ros_nodes.session import ACTIVATE, CONFIGURE, DEACTIVATE, Session
 from runtime.bundle import Bundle
 from runtime.contract import Contract
-from runtime.controller import Status
 from runtime.errors import BundleError, GanglionError
 from runtime.files import write_json
 from runtime.messages import topics
+from runtime.safety import Status
 from runtime.telemetry import Tick, unpack
 from sim.tasks import TASKS
 

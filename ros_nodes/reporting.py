@@ -9,10 +9,12 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.time import Time
 
 from runtime.contract import Contract
-from runtime.controller import Command, Status
+from runtime.controller import Command
 from runtime.latency import LatencyHistogram
+from runtime.safety import Status
 from runtime.sensing import Reason
 
+_ACTING = {Status.ENGAGING: "on the way to what the agent wants", Status.ACTIVE: "the agent acts"}
 _BURST, _REFILL_NS = 5, 1_000_000_000
 
 
@@ -62,8 +64,8 @@ class ChangeLog:
         """Compare with what was logged last."""
         if command.status != self._status and self._status_throttle.allow(now_ns):
             self._status = command.status
-            if command.status == Status.ACTIVE:
-                self._logger.info("active: the agent acts")
+            if command.status in _ACTING:
+                self._logger.info(f"{command.status.name.lower()}: {_ACTING[command.status]}")
             else:
                 self._logger.warning(f"{command.status.name.lower()}: {command.cause}")
         if not np.array_equal(command.reasons, self._reasons) and self._mask_throttle.allow(now_ns):
@@ -98,7 +100,7 @@ class Statistics:
 
 
 def _level(command: Command) -> bytes:
-    if command.status == Status.HOLDING:
+    if command.status in (Status.HOLDING, Status.STOPPED):
         return DiagnosticStatus.ERROR
     if command.status == Status.WAITING or command.reasons.any():
         return DiagnosticStatus.WARN
@@ -111,9 +113,9 @@ def active_status(name: str, contract: Contract, refine: int, statistics: Statis
     if command is None:
         text = "checking the robot's joints: no complete joint states yet"
         return DiagnosticStatus(level=DiagnosticStatus.WARN, name=name, hardware_id=contract.robot, message=text)
-    masked = _listed(contract, command.reasons)
+    masked, state = _listed(contract, command.reasons), command.status.name.lower()
     values = {
-        "status": command.status.name.lower(),
+        "status": state,
         "cause": command.cause,
         "masked channels": masked,
         "free energy [nat]": f"{command.free_energy:.4g}",
@@ -124,7 +126,7 @@ def active_status(name: str, contract: Contract, refine: int, statistics: Statis
     for title, histogram in (("tick", statistics.tick), ("latency", statistics.latency)):
         summary = histogram.summary()
         values |= {f"{title} {q} [us]": f"{summary[q]:.0f}" for q in ("p50", "p99", "max")}
-    message = command.cause or (f"active, masked: {masked}" if masked else "active")
+    message = command.cause or (f"{state}, masked: {masked}" if masked else state)
     return DiagnosticStatus(
         level=_level(command),
         name=name,

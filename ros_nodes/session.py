@@ -94,10 +94,12 @@ class Child:
             self.process.wait(_GRACE_S)
 
     def kill(self) -> None:
-        """End it now if it still runs."""
+        """End it now if it still runs, and with it whatever it started and left behind."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def arguments(parameters: dict[str, Any], remaps: dict[str, str] | None = None) -> list[str]:

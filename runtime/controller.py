@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,19 +10,9 @@ from runtime.bundle import Bundle
 from runtime.errors import ContractError
 from runtime.inference import Inference
 from runtime.limits import Limits
+from runtime.safety import Request, Safety, Status
 from runtime.sample import NEVER, Sample
 from runtime.sensing import Reason, Watch, mask_reasons, normalise, verdict_reasons
-
-
-class Status(IntEnum):
-    """What the command of a tick is."""
-
-    WAITING = 0
-    """The robot's pose has not been seen; there is nothing safe to command and `values` must not be sent."""
-    ACTIVE = 1
-    """The agent acts."""
-    HOLDING = 2
-    """The contract's safe action."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +31,9 @@ class Command:
     refine: int
     """Refinement steps used."""
     cause: str
-    """Why the agent does not act; empty when ACTIVE."""
+    """Why the agent does not act; empty when ENGAGING or ACTIVE."""
+    request: Request = Request.NONE
+    """What was asked for since the tick before."""
 
 
 class Controller:
@@ -51,22 +42,24 @@ class Controller:
     `tick` is a pure function of its arguments and of the carried state: no clock, no I/O, no exception on bad data.
     """
 
-    def __init__(self, bundle: Bundle, refine: int | None = None) -> None:
-        """`refine` is the number of refinement steps K, the contract's default if None.
+    def __init__(self, bundle: Bundle, refine: int | None = None, engage_s: float = 0.0) -> None:
+        """`refine` is the number of refinement steps K, the contract's default if None; engaging takes `engage_s`.
 
-        Raises BundleError or ContractError if the bundle does not fit or `refine` is out of range.
+        Raises BundleError or ContractError if the bundle does not fit, or `refine` or `engage_s` is out of range.
         """
         self.bundle = bundle
         self.contract = bundle.contract
         self.layout = self.contract.layout
         self.inference = Inference(bundle)
         self.limits = Limits(self.contract.action, self.contract.rate_hz)
+        self.safety = Safety(self.contract.action, self.contract.rate_hz, engage_s)
         self.refine = self.contract.refinement.default_steps if refine is None else refine
         self._pose = self._pose_channels()
         self._watch = Watch(self.layout)
         self._previous = np.zeros(self.layout.joints)
         self._stamp_ns = np.full(self.layout.size, NEVER, dtype=np.int64)
         self._started = False
+        self._request, self._cause = Request.NONE, ""
         self._no_innovation = np.zeros(self.layout.size, np.float32)
 
     @property
@@ -105,6 +98,8 @@ class Controller:
         self.inference.previous_action[...] = 0.0
         self._previous[:] = 0.0
         self._started = False
+        self._request, self._cause = Request.NONE, ""
+        self.safety.reset()
         self._watch.reset()
 
     def _reset_belief(self) -> None:
@@ -119,9 +114,24 @@ class Controller:
             self.inference.run()
         self.reset()
 
+    def request(self, what: Request, cause: str = "") -> None:
+        """Ask for it in the next tick; a stop is not taken back by what is asked for after it."""
+        if self._request is not Request.STOP:
+            self._request, self._cause = what, cause
+
     def tick(self, sample: Sample, now_ns: int) -> Command:
         """Infer from `sample` and act. `now_ns` is on the clock of the sample's stamps."""
+        command = self._tick(sample, now_ns)
+        if self._request is not Request.NONE:
+            command, self._request = replace(command, request=self._request), Request.NONE
+        return command
+
+    def _tick(self, sample: Sample, now_ns: int) -> Command:
         layout = self.layout
+        if self._request is Request.STOP:
+            self.safety.stop(self._cause)
+        elif self._request is Request.ENGAGE:
+            self.safety.engage(self._previous)
         reasons = mask_reasons(sample.values, sample.stamp_ns, now_ns, layout)
         believed = reasons == 0
         if not self._started:
@@ -130,9 +140,12 @@ class Controller:
                     return self._waiting(reasons)
                 self._previous[:] = sample.values[self._pose]
             self._started = True
+            if not self.safety.stopped:
+                self.safety.engage(self._previous)
         action, free_energy, innovation = self._infer(sample, believed)
         if not self.inference.finite:
             self._reset_belief()
+            self.safety.failed()
             return self._hold(
                 reasons, 0.0, self._no_innovation, "the agent's output was not finite; its belief was reset"
             )
@@ -141,11 +154,13 @@ class Controller:
             reasons |= verdict_reasons(verdict)
             believed = reasons == 0
         lost = self._watch.lost(believed, sample.stamp_ns, now_ns)
-        if lost:
-            return self._hold(reasons, free_energy, innovation, self._describe(lost, reasons))
-        command = self.limits.limit(self.limits.command(action, self._previous), self._previous)
+        if lost or self.safety.stopped:
+            return self._hold(reasons, free_energy, innovation, self._describe(lost, reasons) if lost else "")
+        wanted = self.limits.command(action, self._previous)
+        engaged, status = self.safety.engaged(wanted, self._previous)
+        command = self.limits.limit(engaged, self._previous)
         self._commit(command)
-        return Command(Status.ACTIVE, command, reasons, free_energy, innovation, self._refine, "")
+        return Command(status, command, reasons, free_energy, innovation, self._refine, "")
 
     def _infer(self, sample: Sample, believed: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
         """Normalised action (A,) float64, free energy, innovation (D,); the belief advances by one tick."""
@@ -166,7 +181,10 @@ class Controller:
         target = self._previous if self.contract.action.safe == "hold" else np.zeros_like(self._previous)
         command = self.limits.limit(target, self._previous)
         self._commit(command)
-        return Command(Status.HOLDING, command, reasons, free_energy, innovation, self._refine, cause)
+        status = Status.HOLDING
+        if self.safety.stopped:
+            status, cause = Status.STOPPED, self.safety.cause
+        return Command(status, command, reasons, free_energy, innovation, self._refine, cause)
 
     def follow(self, command: np.ndarray) -> None:
         """Take `command` (A,) SI as what was really commanded last, where another controller was in charge."""
@@ -196,7 +214,8 @@ class Controller:
             "controller.seen_s_ns": _split(self._watch.seen_ns),
             "controller.stamp_s_ns": _split(self._stamp_ns),
         }
-        return own | {name: value.astype(np.float64) for name, value in self.inference.state.items()}
+        agent = {name: value.astype(np.float64) for name, value in self.inference.state.items()}
+        return own | self.safety.state() | agent
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Continue from what `state` returned. Raises KeyError if a name is missing."""
@@ -205,6 +224,7 @@ class Controller:
         self._started = bool(state["controller.started"][0])
         self._watch.seen_ns[:] = _joined(state["controller.seen_s_ns"])
         self._stamp_ns[:] = _joined(state["controller.stamp_s_ns"])
+        self.safety.restore(state)
         for name, value in self.inference.state.items():
             value[...] = state[name]
 

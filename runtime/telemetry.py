@@ -17,6 +17,7 @@ from runtime.sample import NEVER, Sample
 
 _SCALARS = (
     "activation", "tick", "now_s", "now_ns", "late", "status", "refine", "free_energy", "tick_us", "latency_us",
+    "request",
 )  # fmt: skip
 _PER_CHANNEL = ("value", "age_ns", "reason", "innovation")
 _NEVER_AGE = -1e18  # stands for a channel that was never received
@@ -51,6 +52,8 @@ class Tick:
     """Duration of Controller.tick."""
     latency_us: float
     """From the header stamp of the newest sensor message to the publication of the command; NaN if unknown."""
+    request: int
+    """What was asked for since the tick before, see `runtime.safety.Request`."""
     values: np.ndarray
     """(D,) SI values as the tick saw them."""
     stamp_ns: np.ndarray
@@ -77,7 +80,7 @@ def pack(
     seconds, nanoseconds = divmod(now_ns, 1_000_000_000)
     scalars = (
         activation, tick, seconds, nanoseconds, late, command.status, command.refine, command.free_energy, tick_us,
-        latency_us,
+        latency_us, command.request,
     )  # fmt: skip
     age = np.where(sample.stamp_ns == NEVER, _NEVER_AGE, now_ns - sample.stamp_ns)
     return np.concatenate((scalars, sample.values, age, command.reasons, command.innovation, command.values))
@@ -93,16 +96,17 @@ def unpack(contract: Contract, vector: np.ndarray) -> Tick:
             "replay the bag with the bundle that was running"
         )
     vector = np.asarray(vector, dtype=np.float64)
-    activation, tick, seconds, nanoseconds, late, status, refine, free_energy, tick_us, latency_us = vector[:start]
+    activation, tick, seconds, nanoseconds, late, status, refine, *numbers, request = vector[:start]
+    free_energy, tick_us, latency_us = map(float, numbers)
     values, age, reasons, innovation = vector[start : start + 4 * size].reshape(4, size)
     now_ns = int(seconds) * 1_000_000_000 + int(nanoseconds)
     never = age == _NEVER_AGE
     stamp_ns = np.where(never, NEVER, now_ns - np.where(never, 0, age).astype(np.int64))
     return Tick(
         activation=int(activation), tick=int(tick), now_ns=now_ns, late=bool(late), status=int(status),
-        refine=int(refine), free_energy=float(free_energy), tick_us=float(tick_us), latency_us=float(latency_us),
-        values=values, stamp_ns=stamp_ns, reasons=reasons.astype(np.uint8), innovation=innovation,
-        command=vector[start + 4 * size :],
+        refine=int(refine), free_energy=free_energy, tick_us=tick_us, latency_us=latency_us,
+        request=int(request), values=values, stamp_ns=stamp_ns, reasons=reasons.astype(np.uint8),
+        innovation=innovation, command=vector[start + 4 * size :],
     )  # fmt: skip
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.controller import Command, Controller, Status
+from runtime.controller import Command, Controller
+from runtime.safety import Status
 from runtime.sample import Sample
 from sim.env import TaskEnv
 from sim.tasks.base import Outcome

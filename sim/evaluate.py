@@ -13,8 +13,9 @@ import numpy as np
 
 from runtime.bundle import Bundle
 from runtime.contract import Contract, Layout
-from runtime.controller import Controller, Status
+from runtime.controller import Controller
 from runtime.errors import ContractError, GanglionError
+from runtime.safety import Status
 from sim.env import make_env
 from sim.episode import episode
 from sim.processes import end_with_parent

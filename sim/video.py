@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from runtime.bundle import Bundle
-from runtime.controller import Command, Controller, Status
+from runtime.controller import Command, Controller
 from runtime.errors import GanglionError
+from runtime.safety import Status
 from runtime.sensing import Reason
 from sim.env import TaskEnv, make_env
 from sim.episode import episode

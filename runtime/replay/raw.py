@@ -11,12 +11,13 @@ import numpy as np
 
 from runtime.bundle import Bundle
 from runtime.contract import Contract
-from runtime.controller import Controller, Status
+from runtime.controller import Controller
 from runtime.errors import BagError
 from runtime.faults import RunningFault
 from runtime.messages import KINDS, deliver, topics
 from runtime.replay.bags import Bag
 from runtime.replay.compare import Errors, ReplayResult
+from runtime.safety import Status
 from runtime.sample import NEVER, Sample
 
 _LONGEST_GAP_NS = 10_000_000_000  # a longer silence is skipped: the recording was paused, or its clock jumped

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from runtime.bundle import Bundle
-from runtime.controller import Command, Controller, Status
+from runtime.controller import Command, Controller
 from runtime.errors import BagError
 from runtime.faults import RunningFault
 from runtime.replay.bags import Bag
 from runtime.replay.compare import Errors, ReplayResult
+from runtime.safety import Request, Status
 from runtime.sample import Sample
 from runtime.telemetry import Tick, unpack, unpack_state
 
@@ -123,6 +124,7 @@ class _Replayer:
         for fault in self._faults:
             fault.apply(self.sample.values, self.sample.stamp_ns, self.recorded_ns * 1e-9)
         self.controller.refine = tick.refine
+        self.controller.request(Request(tick.request), "as recorded")
         return self.controller.tick(self.sample, tick.now_ns)
 
     def _compare(self, tick: Tick, command: Command, state_differs: bool) -> None:

@@ -12,8 +12,9 @@ from sensor_msgs.msg import JointState
 
 from ros_nodes.session import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, Session
 from runtime.bundle import Bundle
-from runtime.controller import Controller, Status
+from runtime.controller import Controller
 from runtime.errors import GanglionError
+from runtime.safety import Status
 from runtime.sample import Sample
 from runtime.sensing import Reason
 from runtime.telemetry import unpack_state

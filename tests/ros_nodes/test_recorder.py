@@ -16,8 +16,8 @@ from std_msgs.msg import Float64MultiArray, String
 
 from ros_nodes.recorder import Recorder
 from ros_nodes.session import Session
-from runtime.controller import Status
 from runtime.errors import BagError, GanglionError
+from runtime.safety import Status
 from tests.ros_nodes.harness import FakeRobot, start_controller
 from tests.tiny_bundle import tiny_contract
 

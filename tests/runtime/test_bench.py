@@ -8,8 +8,9 @@ import pytest
 from runtime import bench as module
 from runtime.bench import bench
 from runtime.bundle import Bundle
-from runtime.controller import Controller, Status
+from runtime.controller import Controller
 from runtime.errors import ContractError, GanglionError
+from runtime.safety import Status
 from runtime.sample import Sample
 
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.bundle import Bundle
-from runtime.controller import Controller, Status
+from runtime.controller import Controller
 from runtime.errors import ContractError
+from runtime.safety import Status
 from runtime.sample import NEVER, Sample
 from runtime.sensing import Reason
 from tests.tiny_bundle import tiny_contract, write_tiny_bundle

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.bundle import Bundle
-from runtime.controller import Command, Controller, Status
+from runtime.controller import Command, Controller
 from runtime.errors import BagError
+from runtime.safety import Request, Status
 from runtime.sample import NEVER, Sample
 from runtime.telemetry import labels, pack, pack_state, unpack, unpack_state
 from tests.tiny_bundle import tiny_contract
@@ -27,6 +28,7 @@ ages = st.none() | st.integers(-(10**9), 2**52)
     innovation=st.lists(st.floats(width=32), min_size=SIZE, max_size=SIZE),
     reasons=st.lists(st.integers(0, 63), min_size=SIZE, max_size=SIZE),
     status=st.sampled_from(Status),
+    request=st.sampled_from(Request),
     late=st.booleans(),
     tick=st.integers(0, 2**40),
 )
@@ -39,6 +41,7 @@ def test_round_trip_is_exact(
     innovation: list[float],
     reasons: list[int],
     status: Status,
+    request: Request,
     late: bool,
     tick: int,
 ) -> None:
@@ -54,13 +57,14 @@ def test_round_trip_is_exact(
         np.array(innovation, np.float32),
         3,
         "",
+        request,
     )
     vector = pack(CONTRACT, sample, now_ns, sent, activation=2, tick=tick, late=late, tick_us=12.5, latency_us=np.nan)
     assert vector.dtype == np.float64
     assert len(vector) == len(labels(CONTRACT))
     got = unpack(CONTRACT, vector)
     assert (got.now_ns, got.activation, got.tick, got.late, got.status) == (now_ns, 2, tick, late, status)
-    assert (got.refine, got.tick_us) == (3, 12.5)
+    assert (got.refine, got.tick_us, got.request) == (3, 12.5, request)
     assert np.isnan(got.latency_us)
     np.testing.assert_array_equal(got.free_energy, free_energy)
     assert got.values.tobytes() == sample.values.tobytes()
@@ -106,7 +110,7 @@ def test_state_round_trip(kuka: Bundle) -> None:
 
 
 def test_vectors_of_another_bundle_are_refused(kuka: Bundle) -> None:
-    with pytest.raises(BagError, match=r"has 3 numbers, the bundle's contract makes 97; replay the bag with"):
+    with pytest.raises(BagError, match=r"has 3 numbers, the bundle's contract makes 98; replay the bag with"):
         unpack(CONTRACT, np.zeros(3))
     with pytest.raises(BagError, match="a state record has 4 numbers"):
         unpack_state(Controller(kuka).state(), np.zeros(4))

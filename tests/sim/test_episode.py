@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from runtime.bundle import Bundle
-from runtime.controller import Controller, Status
+from runtime.controller import Controller
+from runtime.safety import Status
 from runtime.sample import Sample
 from runtime.sensing import Reason
 from sim.env import RobotEnv

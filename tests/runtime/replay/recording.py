@@ -15,6 +15,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from runtime.bundle import Bundle
 from runtime.controller import Controller
+from runtime.safety import Request
 from runtime.sample import Sample
 from runtime.telemetry import pack, pack_state
 
@@ -94,12 +95,17 @@ class Recording:
     now_ns: int = EPOCH
 
     def run(self, activation: int, ticks: int, seed: int) -> None:
-        """One activation: noisy readings, some lost, some stale, K changed on the way, a pose that comes late."""
-        controller = Controller(self.bundle)
+        """One activation: noisy readings, some lost, some stale, K changed on the way, a pose that comes late.
+
+        It engages smoothly, and is stopped from tick 150 to 179.
+        """
+        controller = Controller(self.bundle, engage_s=0.2)
         layout, rng = controller.layout, np.random.default_rng(seed)
         sample = Sample(self.bundle.contract)
         self._add("state", pack_state(controller.state(), activation, 0))
         for tick in range(ticks):
+            if tick in (150, 180):
+                controller.request(Request.STOP if tick == 150 else Request.ENGAGE, "somebody asks")
             self.now_ns += PERIOD + int(rng.integers(0, 50_000))
             if tick >= 2:
                 sample.put_flat(layout.mean + 0.3 * layout.scale * rng.standard_normal(layout.size), self.now_ns - 500)

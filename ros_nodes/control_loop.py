@@ -27,7 +27,7 @@ STATE_PERIOD = 100
 """Ticks between two records of the carried state."""
 _PHASE_NS = 2_000_000  # the tick follows the joint states by this much, so that all sensors of a period are in
 _ENGAGE_S = 1.0
-_GUARD_MS = 50.0
+_GUARD_MS = 100.0
 _PATIENCE_NS = 1_000_000_000
 _DELIVERY = Duration(seconds=0.2)
 
@@ -48,7 +48,7 @@ class ControlLoop:
         """So many late ticks in a row stop the controller, none if 0; `engage_s` is as for the Controller.
 
         If it is None, engaging takes a second where positions are commanded, which a robot may be far away from. The
-        guard takes over after `guard_ms` without a tick; there is none if 0, and None is 50 ms or five periods.
+        guard takes over after `guard_ms` without a tick; there is none if 0, and None is 100 ms or five periods.
 
         Raises BundleError or ContractError if the bundle cannot run, or a setting is out of range, and GanglionError if
         the guard does not start.

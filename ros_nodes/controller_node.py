@@ -63,7 +63,7 @@ class ControllerNode(LifecycleNode):
         self._declare("engage_s", -1.0, "seconds of engaging; -1 is 1 where positions are commanded, otherwise 0")
         self._declare("most_late_ticks", 50, "late ticks in a row that stop the controller; 0 is never")
         self._declare(
-            "guard_ms", -1.0, "time without a tick after which the guard commands; 0 is no guard, -1 is 50 ms"
+            "guard_ms", -1.0, "time without a tick after which the guard commands; 0 is no guard, -1 is 100 ms"
         )
         declare_realtime(self, _PRIORITY)
         self.add_on_set_parameters_callback(self._on_parameters)

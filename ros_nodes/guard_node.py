@@ -29,7 +29,7 @@ class GuardNode(Node):
 
     def __init__(self) -> None:
         super().__init__("guard")
-        for name, default in (("fd", -1), ("controller", -1), ("topic", ""), ("joints", [""]), ("timeout_ms", 50.0)):
+        for name, default in (("fd", -1), ("controller", -1), ("topic", ""), ("joints", [""]), ("timeout_ms", 100.0)):
             self.declare_parameter(name, default)
         declare_realtime(self, 0)
         fd, controller, topic, joints, timeout_ms = (

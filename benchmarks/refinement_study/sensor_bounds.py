@@ -47,7 +47,7 @@ def _nominal(pilot: Predictive, task: Task, steps: int, seed: int, episodes: int
     for _ in range(arena.ticks):
         readings, _ = arena.observe()
         x = torch.as_tensor((readings - layout.mean) / layout.scale, dtype=torch.float32)
-        given = {"observation": x, "mask": seen, "previous_action": previous}
+        given = {"observation": x, "mask": seen, "fresh": seen, "previous_action": previous}
         given |= {f"state.{name}": value for name, value in state.items()}
         action, state, belief = pilot.tick(x, seen, previous, state, k)
         found = {"innovation": belief.start.innovation, "verdict": belief.start.verdict}

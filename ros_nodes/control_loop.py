@@ -57,6 +57,12 @@ class ControlLoop:
         if engage_s is None:
             action = self.contract.action
             engage_s = _ENGAGE_S if (action.kind, action.mode) == ("position", "absolute") else 0.0
+        period_ms = 1e3 / rate_hz
+        guard_ms = max(_GUARD_MS, 5 * period_ms) if guard_ms is None else guard_ms
+        if guard_ms and not 2 * period_ms <= guard_ms < np.inf:
+            raise ContractError(
+                f"guard_ms is {guard_ms:g}, expected two periods ({2 * period_ms:g} ms) or more, or 0 for no guard"
+            )
         self.controller = Controller(bundle, refine, engage_s)
         self._most_late_ticks = most_late_ticks
         self.controller.warm_up()
@@ -76,12 +82,6 @@ class ControlLoop:
         self._command_publisher = make(Float64MultiArray, self.contract.action.topic, 1)
         self._telemetry_publisher = make(Float64MultiArray, "~/telemetry", 100)
         self._state_publisher = make(Float64MultiArray, "~/state", 10)
-        period_ms = 1e3 / rate_hz
-        guard_ms = max(_GUARD_MS, 5 * period_ms) if guard_ms is None else guard_ms
-        if guard_ms and not 2 * period_ms <= guard_ms < np.inf:
-            raise ContractError(
-                f"guard_ms is {guard_ms:g}, expected two periods ({2 * period_ms:g} ms) or more, or 0 for no guard"
-            )
         self._guard: Guarding | None = None
         if guard_ms:
             topic = self._command_publisher.topic_name

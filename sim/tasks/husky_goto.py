@@ -24,6 +24,11 @@ def _goal_in_base(sim: Simulation, goal: np.ndarray) -> np.ndarray:
     return (goal - base.position) @ base.rotation
 
 
+def _aside(away: np.ndarray) -> float:
+    """How far a goal at `away` (2,), m in the base's frame, lies to the side: 0 ahead or behind, 1 abeam."""
+    return abs(float(away[1])) / max(float(np.hypot(*away)), 0.3)
+
+
 class HuskyGoto(Task):
     """12 s to a goal at 0.5 to 4 m in any direction.
 
@@ -64,8 +69,7 @@ class HuskyGoto(Task):
         sim.reset(np.zeros(4), heading=rng.uniform(-np.pi, np.pi))
         way, far = rng.uniform(-np.pi, np.pi), rng.uniform(_NEAREST, _FARTHEST)
         self.goal = np.array((far * np.cos(way), far * np.sin(way), 0.0))
-        away = _goal_in_base(sim, self.goal)
-        self._aside = abs(float(away[1])) / max(float(np.hypot(*away[:2])), 0.3)
+        self._aside = _aside(_goal_in_base(sim, self.goal)[:2])
         self._errors.clear()
         self._previous[:] = 0.0
 
@@ -79,7 +83,7 @@ class HuskyGoto(Task):
         self._errors.append(error)
         closing = float(base.velocity[:2] @ away) / max(error, 0.1)
         # It cannot go sideways, so to turn towards the goal is worth as much as to come nearer.
-        aside = abs(float(away[1])) / max(error, 0.3)
+        aside = _aside(away)
         turned, self._aside = self._aside - aside, aside
         change = action - self._previous
         reward = (

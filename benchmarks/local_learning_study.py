@@ -117,7 +117,7 @@ class Filter(nn.Module):
         prediction = self.method.predict(self.model, state, action)
         precision_x = prediction.prior.log_precision_x.exp().expand_as(x)
         gain = self.method.gain(self.model, prediction, precision_x)
-        z = self.method.step(self.model, prediction.mean, x, precision_x, prediction.prior, gain)
+        z, _ = self.method.step(self.model, prediction.mean, x, precision_x, prediction.prior, gain)
         return prediction, self.method.carry(z, gain)
 
 

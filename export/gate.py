@@ -22,7 +22,8 @@ from training.agent.agent import Agent
 
 TOLERANCE = 1e-4
 SEQUENCE_TICKS = 500
-_GIVEN = tuple(name for name in INPUTS if name != "refine")
+_GIVEN = tuple(name for name in INPUTS if name not in ("refine", "tolerance"))
+_ENDLESS = -np.ones(1, np.float32)  # no step ends the refinement, since none is expected to raise F
 
 Arrays = dict[str, np.ndarray]
 
@@ -66,8 +67,9 @@ def _single(
     given = {n: a for n, a in ticks.arrays.items() if n in _GIVEN or n.startswith("state.")}
     for k in refine:
         expected = _torch(agent, given | {"refine": np.full(len(ticks), k)})
+        asked = {"refine": np.array([k]), "tolerance": _ENDLESS}
         for i in range(len(ticks)):
-            ours = _onnx(session, {n: a[i : i + 1] for n, a in given.items()} | {"refine": np.array([k])})
+            ours = _onnx(session, {n: a[i : i + 1] for n, a in given.items()} | asked)
             yield f"K = {k}, tick {i}", ours, {n: a[i : i + 1] for n, a in expected.items()}
 
 
@@ -82,7 +84,8 @@ def _sequence(
             }
             theirs_carried = {f"state.{n}": v.numpy() for n, v in agent.initial().items()}
         given = {n: ticks[n][i : i + 1] for n in (*_GIVEN, "refine")}
-        ours, theirs = _onnx(session, given | ours_carried), _torch(agent, given | theirs_carried)
+        asked = given | {"tolerance": _ENDLESS}
+        ours, theirs = _onnx(session, asked | ours_carried), _torch(agent, given | theirs_carried)
         yield f"tick {i} of a sequence", ours, theirs
         ours_carried, theirs_carried = _next(ours), _next(theirs)
 
@@ -108,6 +111,7 @@ def _torch(agent: Agent, inputs: Arrays) -> Arrays:
         belief.free_energy,
         belief.start.innovation,
         belief.start.verdict,
+        belief.steps,
     )
     answer = dict(zip(OUTPUTS, outputs)) | {f"next.{n}": v for n, v in belief.state.items()}
     return {name: value.numpy() for name, value in answer.items()}

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx.numpy_helper
 import onnxscript
@@ -23,6 +24,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from export.lean import Arrays, lean
+from runtime.contract import WITHOUT_STEPS
 from training.agent.agent import Agent, Start
 from training.agent.model import Prior
 
@@ -48,8 +50,11 @@ class _Step(nn.Module):
         super().__init__()
         self.agent, self.names = agent, names
 
-    def forward(self, z: Tensor, x: Tensor, k: Tensor, steps: Tensor, *start: Tensor) -> Tensor:
-        return self.agent.refine(z, x, _start(self.names, start), k, steps)
+    def forward(
+        self, z: Tensor, x: Tensor, k: Tensor, steps: Tensor, tolerance: Tensor, *start: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        stepped, fall = self.agent.refine(z, x, _start(self.names, start), k, steps)
+        return stepped, (fall > tolerance).squeeze()
 
 
 class _Finish(nn.Module):
@@ -161,22 +166,64 @@ def _share_initializers(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(kept.values())
     for node in graph.node:
         node.input[:] = [names.get(n, n) for n in node.input]
-    body = next(node for node in graph.node if node.op_type == "Loop").attribute[0].g
-    for node in body.node:
-        node.input[:] = [f"loop.{names[n]}" if n in names else n for n in node.input]
-    for name in {n for node in body.node for n in node.input}:
-        if name.removeprefix("loop.") in kept:
-            own = body.initializer.add()
-            own.CopyFrom(kept[name.removeprefix("loop.")])
-            own.name = name
+    for body in (attribute.g for node in graph.node if node.op_type == "Loop" for attribute in node.attribute):
+        for node in body.node:
+            node.input[:] = [f"loop.{names[n]}" if n in names else n for n in node.input]
+        for name in dict.fromkeys(n for node in body.node for n in node.input):
+            if name.removeprefix("loop.") in kept:
+                own = body.initializer.add()
+                own.CopyFrom(kept[name.removeprefix("loop.")])
+                own.name = name
+
+
+def _unrefined() -> list[onnx.NodeProto]:
+    """The nodes that stand in for `_refinement` where the method makes no steps."""
+    return [helper.make_node("Identity", ["start.z"], ["refined.z"]), _constant("steps", 0)]
+
+
+def _refinement(step: onnx.GraphProto, z: Tensor) -> list[onnx.NodeProto]:
+    """The nodes that make refined.z, shaped as `z`, of start.z by the Loop of a traced `step`, and count its steps."""
+    varying, invariant = _split(step.node, {"loop.z", "loop.k"})
+    scalar = helper.make_tensor_value_info
+    count = [_constant("loop.one", 1), helper.make_node("Add", ["loop.k", "loop.one"], ["loop.next_steps"])]
+    body = helper.make_graph(
+        [*varying, *count],
+        "refinement_step",
+        [
+            scalar("loop.k", TensorProto.INT64, []),
+            scalar("loop.went_on", TensorProto.BOOL, []),
+            _value("loop.z", z),
+            scalar("loop.steps", TensorProto.INT64, [1]),
+        ],
+        [
+            scalar("loop.go_on", TensorProto.BOOL, []),
+            _value("loop.next_z", z),
+            scalar("loop.next_steps", TensorProto.INT64, [1]),
+        ],
+    )
+    return [
+        *invariant,
+        _constant("start.steps", 0),
+        helper.make_node("Loop", ["refine", "", "start.z", "start.steps"], ["refined.z", "steps"], body=body),
+    ]
+
+
+def _constant(name: str, value: int) -> onnx.NodeProto:
+    array = onnx.numpy_helper.from_array(np.array([value], np.int64))
+    return helper.make_node("Constant", [], [name], value=array)
+
+
+def _value(name: str, example: Tensor) -> onnx.ValueInfoProto:
+    kind = TensorProto.INT64 if example.dtype == torch.int64 else TensorProto.FLOAT
+    return helper.make_tensor_value_info(name, kind, list(example.shape))
 
 
 def build_model(agent: Agent) -> onnx.ModelProto:
     """One tick of the agent as an ONNX model without metadata.
 
-    Inputs: observation (1, D), mask (1, D), fresh (1, D), previous_action (1, A), refine (1,) int64, and state.NAME for
-    everything that the agent carries. Outputs: action (1, A), free_energy (1,), innovation (1, D), verdict (1, D), and
-    next.NAME.
+    Inputs: observation (1, D), mask (1, D), fresh (1, D), previous_action (1, A), refine (1,) int64, tolerance (1,),
+    and state.NAME for everything that the agent carries. Outputs: action (1, A), free_energy (1,), innovation (1, D),
+    verdict (1, D), steps (1,) int64, and next.NAME.
     """
     agent = agent.eval().cpu().float()
     carried = agent.initial()
@@ -193,15 +240,15 @@ def build_model(agent: Agent) -> onnx.ModelProto:
     named = {"innovation": "innovation", "verdict": "verdict"}
     flat = _flat(began)
     begun = {named.get(name, f"start.{name}"): value for name, value in flat.items()}
-    refine = {"refine": torch.ones(1, dtype=torch.int64)}
-    fixed = [*inputs, "refine", "loop.k", "free_energy", *(f"next.{name}" for name in states)]
+    refine, tolerance = {"refine": torch.ones(1, dtype=torch.int64)}, {"tolerance": torch.zeros(1)}
+    fixed = [*inputs, *refine, *tolerance, "loop.k", "loop.go_on", "free_energy", *(f"next.{name}" for name in states)]
     start, constants = _trace(_Start(agent, states), inputs, list(begun), "start/", {}, fixed)
     looked = {"observation": inputs["observation"]}
-    counter = {"loop.k": torch.tensor(0)} | refine
+    counter = {"loop.k": torch.tensor(0)} | refine | tolerance
     step, _ = _trace(
         _Step(agent, list(flat)),
         {"loop.z": begun["start.z"]} | looked | counter | begun,
-        ["loop.next_z"],
+        ["loop.next_z", "loop.go_on"],
         "step/",
         constants,
         fixed,
@@ -215,25 +262,15 @@ def build_model(agent: Agent) -> onnx.ModelProto:
         constants,
         fixed,
     )
-    varying, invariant = _split(step.node, {"loop.z", "loop.k"})
-    body = helper.make_graph(
-        varying,
-        "refinement_step",
-        [
-            helper.make_tensor_value_info("loop.k", TensorProto.INT64, []),
-            helper.make_tensor_value_info("loop.go_on", TensorProto.BOOL, []),
-            _value("loop.z", carried["z"]),
-        ],
-        [helper.make_tensor_value_info("loop.go_on", TensorProto.BOOL, []), _value("loop.next_z", carried["z"])],
-    )
-    loop = helper.make_node("Loop", ["refine", "", "start.z"], ["refined.z"], body=body)
     results = {"action": inputs["previous_action"], "free_energy": torch.zeros(1)}
-    results |= {"innovation": inputs["mask"], "verdict": inputs["mask"]}
+    results |= {"innovation": inputs["mask"], "verdict": inputs["mask"], "steps": refine["refine"]}
     results |= {f"next.{name}": value for name, value in carried.items()}
+    without_steps = agent.config.inference.method in WITHOUT_STEPS
+    refined = _unrefined() if without_steps else _refinement(step, carried["z"])
     graph = helper.make_graph(
-        [*start.node, *invariant, loop, *finish.node],
+        [*start.node, *refined, *finish.node],
         "ganglion_tick",
-        [_value(name, value) for name, value in (inputs | refine).items()],
+        [_value(name, value) for name, value in (inputs | refine | tolerance).items()],
         [_value(name, value) for name, value in results.items()],
         [*start.initializer, *step.initializer, *finish.initializer],
     )
@@ -241,8 +278,3 @@ def build_model(agent: Agent) -> onnx.ModelProto:
     model = helper.make_model(graph, opset_imports=_OPSETS, ir_version=IR_VERSION, producer_name="ganglion")
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def _value(name: str, example: Tensor) -> onnx.ValueInfoProto:
-    kind = TensorProto.INT64 if example.dtype == torch.int64 else TensorProto.FLOAT
-    return helper.make_tensor_value_info(name, kind, list(example.shape))

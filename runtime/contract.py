@@ -17,7 +17,7 @@ import numpy as np
 from runtime.errors import ContractError
 from runtime.schema import from_plain, to_plain
 
-VERSION = 2
+VERSION = 3
 ACTION_KINDS = ("position", "velocity", "effort")
 ACTION_MODES = ("absolute", "increment")
 SAFE_ACTIONS = ("hold", "zero")

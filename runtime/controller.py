@@ -29,7 +29,11 @@ class Command:
     innovation: np.ndarray
     """(D,) float32, in predicted standard deviations; zero where masked or WAITING."""
     refine: int
-    """Refinement steps used."""
+    """Refinement steps that were allowed."""
+    steps: int
+    """Refinement steps made; fewer than allowed where they had stopped to lower F."""
+    tolerance: float
+    """Nats; the last step was the first one that was expected to lower F by no more than this."""
     cause: str
     """Why the agent does not act; empty when ENGAGING or ACTIVE."""
     request: Request = Request.NONE
@@ -42,10 +46,13 @@ class Controller:
     `tick` is a pure function of its arguments and of the carried state: no clock, no I/O, no exception on bad data.
     """
 
-    def __init__(self, bundle: Bundle, refine: int | None = None, engage_s: float = 0.0) -> None:
-        """`refine` is the number of refinement steps K, the contract's default if None; engaging takes `engage_s`.
+    def __init__(
+        self, bundle: Bundle, refine: int | None = None, engage_s: float = 0.0, tolerance: float = 0.0
+    ) -> None:
+        """`refine` and `tolerance` are the properties, the former the contract's default if None.
 
-        Raises BundleError or ContractError if the bundle does not fit, or `refine` or `engage_s` is out of range.
+        Engaging takes `engage_s`. Raises BundleError or ContractError if the bundle does not fit, or a number is out of
+        range.
         """
         self.bundle = bundle
         self.contract = bundle.contract
@@ -54,6 +61,7 @@ class Controller:
         self.limits = Limits(self.contract.action, self.contract.rate_hz)
         self.safety = Safety(self.contract.action, self.contract.rate_hz, engage_s)
         self.refine = self.contract.refinement.default_steps if refine is None else refine
+        self.tolerance = tolerance
         self._pose = self._pose_channels()
         self._watch = Watch(self.layout)
         self._previous = np.zeros(self.layout.joints)
@@ -64,7 +72,7 @@ class Controller:
 
     @property
     def refine(self) -> int:
-        """Number of refinement steps K of the next tick."""
+        """Largest number of refinement steps K of the next tick."""
         return self._refine
 
     @refine.setter
@@ -73,6 +81,17 @@ class Controller:
         if not 0 <= steps <= largest:
             raise ContractError(f"refine is {steps}, expected 0 to {largest}, the bundle's largest")
         self._refine = steps
+
+    @property
+    def tolerance(self) -> float:
+        """The refinement of a tick ends with the first step that is expected to lower F by no more than this, nats."""
+        return float(self.inference.tolerance[0])
+
+    @tolerance.setter
+    def tolerance(self, nats: float) -> None:
+        if not 0 <= nats < np.inf:
+            raise ContractError(f"tolerance is {nats:g}, expected 0 (until F falls no more) or more nats")
+        self.inference.tolerance[0] = nats
 
     def _pose_channels(self) -> np.ndarray | None:
         """Channels that hold the measured position of every commanded joint; None if the command is no position."""
@@ -160,7 +179,7 @@ class Controller:
         engaged, status = self.safety.engaged(wanted, self._previous)
         command = self.limits.limit(engaged, self._previous)
         self._commit(command)
-        return Command(status, command, reasons, free_energy, innovation, self._refine, "")
+        return self._command(status, command, reasons, free_energy, innovation, "")
 
     def _infer(self, sample: Sample, believed: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
         """Normalised action (A,) float64, free energy, innovation (D,); the belief advances by one tick."""
@@ -184,7 +203,20 @@ class Controller:
         status = Status.HOLDING
         if self.safety.stopped:
             status, cause = Status.STOPPED, self.safety.cause
-        return Command(status, command, reasons, free_energy, innovation, self._refine, cause)
+        return self._command(status, command, reasons, free_energy, innovation, cause)
+
+    def _command(
+        self,
+        status: Status,
+        values: np.ndarray,
+        reasons: np.ndarray,
+        free_energy: float,
+        innovation: np.ndarray,
+        cause: str,
+    ) -> Command:
+        """Of a tick that has inferred."""
+        steps = int(self.inference.steps[0])
+        return Command(status, values, reasons, free_energy, innovation, self._refine, steps, self.tolerance, cause)
 
     def follow(self, command: np.ndarray) -> None:
         """Take `command` (A,) SI as what was really commanded last, where another controller was in charge."""
@@ -194,7 +226,8 @@ class Controller:
     def _waiting(self, reasons: np.ndarray) -> Command:
         unseen = [self.layout.channels[i] for i in self._pose if reasons[i]] if self._pose is not None else []
         cause = f"waiting for {', '.join(unseen)}"
-        return Command(Status.WAITING, self._previous.copy(), reasons, 0.0, self._no_innovation, 0, cause)
+        values, innovation = self._previous.copy(), self._no_innovation
+        return Command(Status.WAITING, values, reasons, 0.0, innovation, self._refine, 0, self.tolerance, cause)
 
     def _describe(self, lost: list[int], reasons: np.ndarray) -> str:
         parts = []

@@ -11,8 +11,8 @@ import onnxruntime as ort
 from runtime.bundle import Bundle
 from runtime.errors import BundleError
 
-INPUTS = ("observation", "mask", "fresh", "previous_action", "refine")
-OUTPUTS = ("action", "free_energy", "innovation", "verdict")
+INPUTS = ("observation", "mask", "fresh", "previous_action", "refine", "tolerance")
+OUTPUTS = ("action", "free_energy", "innovation", "verdict", "steps")
 _ALIGNMENT = 16  # floats: one cache line, so that no array begins where vector instructions would treat it otherwise
 
 
@@ -62,7 +62,11 @@ class Inference:
         self.previous_action = np.zeros((1, layout.joints), np.float32)
         """Normalised action that was really commanded one tick ago (1, A)."""
         self.refine = np.zeros((1,), np.int64)
-        """Number of refinement steps K."""
+        """Largest number of refinement steps K."""
+        self.tolerance = np.zeros((1,), np.float32)
+        """The last step is the first one that was expected to lower F by no more than this (1,), nats."""
+        self.steps = np.zeros((1,), np.int64)
+        """Refinement steps that were made."""
         channels = (1, layout.size)
         self._answer = _Block(dict(zip(OUTPUTS, ((1, layout.joints), (1,), channels, channels))))
         answer = self._answer.arrays

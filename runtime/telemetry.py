@@ -16,8 +16,8 @@ from runtime.errors import BagError
 from runtime.sample import NEVER, Sample
 
 _SCALARS = (
-    "activation", "tick", "now_s", "now_ns", "late", "status", "refine", "free_energy", "tick_us", "latency_us",
-    "request",
+    "activation", "tick", "now_s", "now_ns", "late", "status", "refine", "steps", "tolerance", "free_energy",
+    "tick_us", "latency_us", "request",
 )  # fmt: skip
 _PER_CHANNEL = ("value", "age_ns", "reason", "innovation")
 _NEVER_AGE = -1e18  # stands for a channel that was never received
@@ -47,6 +47,11 @@ class Tick:
     """Started more than 2 ms after its schedule, or ended after the next tick's."""
     status: int
     refine: int
+    """Refinement steps that were allowed."""
+    steps: int
+    """Refinement steps made."""
+    tolerance: float
+    """Of the refinement, nats."""
     free_energy: float
     tick_us: float
     """Duration of Controller.tick."""
@@ -79,8 +84,8 @@ def pack(
     """The vector of one tick, (len(labels(contract)),) float64."""
     seconds, nanoseconds = divmod(now_ns, 1_000_000_000)
     scalars = (
-        activation, tick, seconds, nanoseconds, late, command.status, command.refine, command.free_energy, tick_us,
-        latency_us, command.request,
+        activation, tick, seconds, nanoseconds, late, command.status, command.refine, command.steps, command.tolerance,
+        command.free_energy, tick_us, latency_us, command.request,
     )  # fmt: skip
     age = np.where(sample.stamp_ns == NEVER, _NEVER_AGE, now_ns - sample.stamp_ns)
     return np.concatenate((scalars, sample.values, age, command.reasons, command.innovation, command.values))
@@ -96,15 +101,16 @@ def unpack(contract: Contract, vector: np.ndarray) -> Tick:
             "replay the bag with the bundle that was running"
         )
     vector = np.asarray(vector, dtype=np.float64)
-    activation, tick, seconds, nanoseconds, late, status, refine, *numbers, request = vector[:start]
-    free_energy, tick_us, latency_us = map(float, numbers)
+    activation, tick, seconds, nanoseconds, late, status, refine, steps, *numbers, request = vector[:start]
+    tolerance, free_energy, tick_us, latency_us = map(float, numbers)
     values, age, reasons, innovation = vector[start : start + 4 * size].reshape(4, size)
     now_ns = int(seconds) * 1_000_000_000 + int(nanoseconds)
     never = age == _NEVER_AGE
     stamp_ns = np.where(never, NEVER, now_ns - np.where(never, 0, age).astype(np.int64))
     return Tick(
         activation=int(activation), tick=int(tick), now_ns=now_ns, late=bool(late), status=int(status),
-        refine=int(refine), free_energy=free_energy, tick_us=tick_us, latency_us=latency_us,
+        refine=int(refine), steps=int(steps), tolerance=tolerance, free_energy=free_energy, tick_us=tick_us,
+        latency_us=latency_us,
         request=int(request), values=values, stamp_ns=stamp_ns, reasons=reasons.astype(np.uint8),
         innovation=innovation, command=vector[start + 4 * size :],
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """A bundle small enough to check by hand, made without torch.
 
 action = tanh(gain * mean(believed normalised observation) + state) for every joint
-free_energy = refine + 1,  innovation = observation,  verdict = what the test asks for where believed
+free_energy = refine + 1,  steps = refine,  innovation = observation,  verdict = what the test asks for where believed
 next.z = z + 0.1,  next.arrivals = arrivals + number of fresh channels
 """
 
@@ -70,6 +70,7 @@ def write_tiny_bundle(
             helper.make_node("Add", ["spread", "nothing"], ["action"]),
             helper.make_node("Cast", ["refine"], ["refine_float"], to=f32),
             helper.make_node("Add", ["refine_float", "one"], ["free_energy"]),
+            helper.make_node("Identity", ["refine"], ["steps"]),
             helper.make_node("Mul", ["observation", "mask"], ["innovation"]),
             helper.make_node("Mul", ["mask", "findings"], ["verdict"]),
             helper.make_node("Add", ["state.z", "tenth"], ["next.z"]),
@@ -83,6 +84,7 @@ def write_tiny_bundle(
             value("fresh", f32, [1, size]),
             value("previous_action", f32, [1, joints]),
             value("refine", TensorProto.INT64, [1]),
+            value("tolerance", f32, [1]),
             value("state.z", f32, [1, 1]),
             value("state.arrivals", f32, [1, 1]),
         ],
@@ -91,6 +93,7 @@ def write_tiny_bundle(
             value("free_energy", f32, [1]),
             value("innovation", f32, [1, size]),
             value("verdict", f32, [1, size]),
+            value("steps", TensorProto.INT64, [1]),
             value("next.z", f32, [1, 1]),
             value("next.arrivals", f32, [1, 1]),
         ],

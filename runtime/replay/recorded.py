@@ -123,7 +123,7 @@ class _Replayer:
         self.sample.stamp_ns[:] = tick.stamp_ns
         for fault in self._faults:
             fault.apply(self.sample.values, self.sample.stamp_ns, self.recorded_ns * 1e-9)
-        self.controller.refine = tick.refine
+        self.controller.refine, self.controller.tolerance = tick.refine, tick.tolerance
         self.controller.request(Request(tick.request), "as recorded")
         return self.controller.tick(self.sample, tick.now_ns)
 

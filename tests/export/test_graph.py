@@ -98,6 +98,33 @@ def test_graph_equals_torch_in_every_method(method: str, tmp_path: Path) -> None
     assert set(ticks["verdict"].flat) == {0, 1, 2}, "the sensor checks are compared at work"
 
 
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in WITHOUT_STEPS])
+def test_refinement_ends_with_the_step_that_lowers_free_energy_no_more(method: str, tmp_path: Path) -> None:
+    agent, model, contract, ticks, _ = built("cartpole", method)
+    session = Bundle.load(write_bundle(tmp_path / "b.onnx", model, contract)).session()
+    names = [o.name for o in session.get_outputs()]
+    given = {n: a for n, a in ticks.arrays.items() if n not in ("refine", "verdict")}
+    tensors = {n: torch.from_numpy(a) for n, a in given.items()}
+    state = {n.removeprefix("state."): v for n, v in tensors.items() if n.startswith("state.")}
+    x, mask, action, fresh = (tensors[n] for n in ("observation", "mask", "previous_action", "fresh"))
+    five = torch.full((TICKS,), 5)
+    with torch.no_grad():
+        start, _ = agent.start(x, mask, action, state, fresh)
+        first = agent.refine(start.z, x, start, torch.tensor(0), five)[1].numpy()
+    middle = float(np.median(first))
+    for nats, made in ((-1.0, [5] * TICKS), (middle, None), (1e30, [1] * TICKS)):
+        tolerance = np.array([nats], np.float32)
+        with torch.no_grad():
+            belief = agent.infer(x, mask, action, state, five, fresh, torch.from_numpy(tolerance))
+        assert made is None or belief.steps.tolist() == made
+        assert made or (belief.steps == 1).tolist() == (first <= middle).tolist()
+        for i in range(TICKS):
+            inputs = {n: a[i : i + 1] for n, a in given.items()} | {"refine": np.array([5]), "tolerance": tolerance}
+            ours = dict(zip(names, session.run(names, inputs)))
+            assert ours["steps"].tolist() == [belief.steps[i]]
+            np.testing.assert_allclose(ours["next.z"][0], belief.z[i], rtol=1e-4, atol=1e-4)
+
+
 def test_weights_are_stored_once_and_once_for_the_steps() -> None:
     _, model, *_ = built("cartpole", "gauss_newton")
     for graph in (model.graph, body(model)):

@@ -59,7 +59,7 @@ def test_contract_error_names_the_file(kuka_path: Path, tmp_path: Path) -> None:
 def test_a_bundle_of_version_1_is_refused(kuka_path: Path, tmp_path: Path) -> None:
     model = onnx.load(kuka_path)
     entry = next(p for p in model.metadata_props if p.key == METADATA_KEY)
-    entry.value = entry.value.replace('"version":2', '"version":1')
+    entry.value = entry.value.replace('"version":3', '"version":1')
     with pytest.raises(
         ContractError, match=r"old\.onnx: contract version 1 is not supported; .* export the agent again"
     ):

@@ -59,8 +59,8 @@ def edited(path: list[Any], value: Any, contract: Contract = KUKA) -> str:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["version"], 1, "contract version 1 is not supported; this runtime reads version 2: export the agent again"),
-        (["version"], 3, "contract version 3 is not supported"),
+        (["version"], 1, "contract version 1 is not supported; this runtime reads version 3: export the agent again"),
+        (["version"], 4, "contract version 4 is not supported"),
         (["rate_hz"], 0.0, "rate_hz must be positive"),
         (["rate_hz"], "fast", r"contract\.rate_hz: got 'fast', expected a number"),
         (["rate_hz"], float("inf"), r"contract\.rate_hz: got inf, expected a finite number"),

@@ -35,7 +35,7 @@ def test_first_tick_by_hand(kuka: Bundle) -> None:
     assert command.status is Status.ACTIVE
     np.testing.assert_allclose(command.values, expected, atol=1e-8)
     assert command.free_energy == 4.0
-    assert command.refine == 3
+    assert (command.refine, command.steps) == (3, 3)
     assert command.cause == ""
     np.testing.assert_allclose(command.innovation, np.eye(20)[17], atol=1e-6)
 

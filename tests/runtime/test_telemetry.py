@@ -29,6 +29,7 @@ ages = st.none() | st.integers(-(10**9), 2**52)
     reasons=st.lists(st.integers(0, 63), min_size=SIZE, max_size=SIZE),
     status=st.sampled_from(Status),
     request=st.sampled_from(Request),
+    tolerance=st.floats(0, 1e9, width=32),
     late=st.booleans(),
     tick=st.integers(0, 2**40),
 )
@@ -42,6 +43,7 @@ def test_round_trip_is_exact(
     reasons: list[int],
     status: Status,
     request: Request,
+    tolerance: float,
     late: bool,
     tick: int,
 ) -> None:
@@ -56,6 +58,8 @@ def test_round_trip_is_exact(
         free_energy,
         np.array(innovation, np.float32),
         3,
+        2,
+        tolerance,
         "",
         request,
     )
@@ -64,7 +68,7 @@ def test_round_trip_is_exact(
     assert len(vector) == len(labels(CONTRACT))
     got = unpack(CONTRACT, vector)
     assert (got.now_ns, got.activation, got.tick, got.late, got.status) == (now_ns, 2, tick, late, status)
-    assert (got.refine, got.tick_us, got.request) == (3, 12.5, request)
+    assert (got.refine, got.steps, got.tolerance, got.tick_us, got.request) == (3, 2, tolerance, 12.5, request)
     assert np.isnan(got.latency_us)
     np.testing.assert_array_equal(got.free_energy, free_energy)
     assert got.values.tobytes() == sample.values.tobytes()
@@ -77,7 +81,9 @@ def test_round_trip_is_exact(
 def test_labels_name_what_is_there() -> None:
     sample = Sample(CONTRACT)
     sample.put("target", np.array([1.0, 2.0, 3.0]), EPOCH - 5)
-    command = Command(Status.ACTIVE, np.arange(7.0), np.zeros(20, np.uint8), -1.5, np.zeros(20, np.float32), 2, "")
+    command = Command(
+        Status.ACTIVE, np.arange(7.0), np.zeros(20, np.uint8), -1.5, np.zeros(20, np.float32), 2, 1, 0.5, ""
+    )
     vector = pack(CONTRACT, sample, EPOCH, command, activation=1, tick=9, late=True, tick_us=1.0, latency_us=2.0)
     named = dict(zip(labels(CONTRACT), vector))
     assert named["value.target.y"] == 2.0
@@ -110,7 +116,7 @@ def test_state_round_trip(kuka: Bundle) -> None:
 
 
 def test_vectors_of_another_bundle_are_refused(kuka: Bundle) -> None:
-    with pytest.raises(BagError, match=r"has 3 numbers, the bundle's contract makes 98; replay the bag with"):
+    with pytest.raises(BagError, match=r"has 3 numbers, the bundle's contract makes 100; replay the bag with"):
         unpack(CONTRACT, np.zeros(3))
     with pytest.raises(BagError, match="a state record has 4 numbers"):
         unpack_state(Controller(kuka).state(), np.zeros(4))

@@ -87,7 +87,7 @@ def test_contraction_is_exact(graph: str, method: str) -> None:
         z = start.z
         with torch.no_grad():
             for k in range(5):
-                z = agent.refine(z, x, start, torch.tensor(k), torch.full((B,), 5))
+                z, _ = agent.refine(z, x, start, torch.tensor(k), torch.full((B,), 5))
         expected = torch.linalg.matrix_power(once, 5) @ (start.z[b] - optimum)
         torch.testing.assert_close(z[b] - optimum, expected, rtol=1e-9, atol=1e-9)
 
@@ -118,7 +118,7 @@ def test_chebyshev_contracts_a_model_within_its_bound_and_beats_the_constant_ste
             z = optimum + vectors.T.flip(0)  # a unit error along every eigenvector, one per row
             rows = replace(start, precision_x=start.precision_x.expand(6, -1))
             for k in range(count):
-                z = agent.refine(z, x.expand(6, -1), rows, torch.tensor(k), torch.full((6,), count))
+                z, _ = agent.refine(z, x.expand(6, -1), rows, torch.tensor(k), torch.full((6,), count))
         errors[schedule] = (z - optimum).norm(dim=-1).max().item()
         ratio = ((values[-1] + values[0]) / (values[-1] - values[0])).item()
     assert errors["chebyshev"] <= 1 / float(chebyshev(count, ratio)) * (1 + 1e-9)
@@ -151,7 +151,7 @@ def test_on_curved_sensors_the_first_step_is_the_extended_kalman_filters_and_mor
     z, energies = prediction.mean, [agent.model.free_energy(prediction.mean, x, mask, start.prior)]
     with torch.no_grad():
         for k in range(count):
-            z = agent.refine(z, x, start, torch.tensor(k), torch.full((B,), count))
+            z, _ = agent.refine(z, x, start, torch.tensor(k), torch.full((B,), count))
             energies.append(agent.model.free_energy(z, x, mask, start.prior))
             if k == 0:
                 for b in range(B):
@@ -168,7 +168,7 @@ def test_the_amortized_method_makes_no_step() -> None:
     agent = make_agent("chain", METHODS["amortized"])
     x, mask, action, last = draw(B, agent.model.size)
     start, _ = agent.start(x, mask, action, agent.initial(B) | {"z": last})
-    assert torch.equal(agent.refine(start.z, x, start, torch.tensor(0), torch.ones(B, dtype=torch.int64)), start.z)
+    assert torch.equal(agent.refine(start.z, x, start, torch.tensor(0), torch.ones(B, dtype=torch.int64))[0], start.z)
 
 
 def test_hold_keeps_the_last_reading_of_every_channel() -> None:

@@ -36,7 +36,7 @@ def test_one_step_from_anywhere_is_the_kalman_update(graph: str) -> None:
     x, mask, action, z = draw(B, agent.model.size)
     state = carried(agent, z)
     start, prediction = agent.start(x, mask, action, state)
-    anywhere = [agent.refine(v, x, start, torch.tensor(0), torch.ones(B, dtype=torch.int64))
+    anywhere = [agent.refine(v, x, start, torch.tensor(0), torch.ones(B, dtype=torch.int64))[0]
                 for v in (start.z, 5 * torch.randn_like(z), torch.zeros_like(z))]  # fmt: skip
     covariance = agent.method.carry(3 * z, start.gain)["P"]
     for b in range(B):
@@ -60,7 +60,7 @@ def test_refinement_on_a_graph_is_conditioning_of_the_joint_gaussian(graph: str)
     model = agent.model
     x, mask, action, z = draw(B, model.size, 1.0)
     start, _ = agent.start(x, mask, action, carried(agent, z))
-    refined = agent.refine(start.z, x, start, torch.tensor(0), torch.ones(B, dtype=torch.int64))
+    refined, _ = agent.refine(start.z, x, start, torch.tensor(0), torch.ones(B, dtype=torch.int64))
     edges = model.latent_error_jacobian(z)
     assert edges is not None
     tree, sensor = np.linalg.inv(numbers(edges)), numbers(model.predict_with_jacobian(z)[1])
@@ -87,7 +87,7 @@ def test_free_energy_is_a_bound_that_the_posterior_meets(graph: str) -> None:
     state = carried(agent, z)
     start, _ = agent.start(x, mask, action, state)
     with torch.no_grad():
-        mean = agent.refine(start.z, x, start, torch.tensor(0), torch.ones(B, dtype=torch.int64))
+        mean, _ = agent.refine(start.z, x, start, torch.tensor(0), torch.ones(B, dtype=torch.int64))
         posterior = start.gain[:, 0]
         hessian = torch.linalg.inv(posterior)
 
@@ -161,7 +161,7 @@ def test_covariance_stays_positive_definite_in_float32_through_long_outages(grap
             prediction = method.predict(model, state, action)
             precision_x = mask * prediction.prior.log_precision_x.exp()
             gain = method.gain(model, prediction, precision_x)
-            z = method.step(model, prediction.mean, x, precision_x, prediction.prior, gain, torch.ones(1))
+            z, _ = method.step(model, prediction.mean, x, precision_x, prediction.prior, gain, torch.ones(1))
             state = method.carry(z, gain)
             covariance = state["P"]
             assert torch.equal(covariance, covariance.mT)
@@ -224,7 +224,7 @@ def test_blocks_overlook_each_other_but_converge_to_the_same_mean() -> None:
     refined = start.z
     with torch.no_grad():
         for _ in range(300):
-            refined = agent.method.step(
+            refined, _ = agent.method.step(
                 agent.model, refined, x, start.precision_x, start.prior, start.gain, torch.tensor(0.5)
             )
         sensor = agent.model.predict_with_jacobian(z)[1]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from runtime.contract import WITHOUT_STEPS
 from training.agent.config import AgentConfig
 from training.agent.gait import FEATURES, Trot
 from training.agent.inference import Hold, Prediction, make_method
@@ -60,6 +61,8 @@ class Belief:
     """F (B,), nats."""
     prediction: Prediction
     start: Start
+    steps: Tensor
+    """Refinement steps made (B,)."""
 
     @property
     def z(self) -> Tensor:
@@ -142,11 +145,11 @@ class Agent(nn.Module):
         gait = state.get("gait")
         return Start(z, prediction.prior, precision_x, gain, mask, innovation, verdict, sensors, gait), prediction
 
-    def refine(self, z: Tensor, x: Tensor, start: Start, k: Tensor, steps: Tensor) -> Tensor:
-        """Step k () of `steps` (B,) in all, from z (B, Z)."""
+    def refine(self, z: Tensor, x: Tensor, start: Start, k: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Step k () of `steps` (B,) in all, from z (B, Z), and by how much it was expected to lower F (B,), nats."""
         eta = None if self.method.steps is None else self.method.steps(k, steps)
-        stepped = self.method.step(self.model, z, x, start.precision_x, start.prior, start.gain, eta)
-        return stepped.clamp(-_FARTHEST, _FARTHEST)
+        stepped, fall = self.method.step(self.model, z, x, start.precision_x, start.prior, start.gain, eta)
+        return stepped.clamp(-_FARTHEST, _FARTHEST), fall
 
     def finish(self, start: Start, z: Tensor, x: Tensor) -> tuple[State, Tensor]:
         """Guard the refined z so that F is not above its value at the amortized answer; the state to carry, and F."""
@@ -166,16 +169,31 @@ class Agent(nn.Module):
         return carried, energies.amin(0).flatten()
 
     def infer(
-        self, x: Tensor, mask: Tensor, action: Tensor, state: State, steps: Tensor, fresh: Tensor | None = None
+        self,
+        x: Tensor,
+        mask: Tensor,
+        action: Tensor,
+        state: State,
+        steps: Tensor,
+        fresh: Tensor | None = None,
+        tolerance: Tensor | None = None,
     ) -> Belief:
-        """One tick's belief with `steps` (B,) refinement steps, each row its own number."""
+        """One tick's belief with `steps` (B,) refinement steps, each row its own number.
+
+        The last step of a row is the first one that was expected to lower F by no more than `tolerance` (B,), nats.
+        """
         start, prediction = self.start(x, mask, action, state, fresh)
-        z = start.z
+        z, used = start.z, torch.zeros_like(steps)
+        goes_on = (steps > 0) & (self.config.inference.method not in WITHOUT_STEPS)
         for k in range(int(steps.max())):
-            refined = self.refine(z, x, start, torch.tensor(k), steps)
-            z = torch.where((steps > k).unsqueeze(-1), refined, z)
+            refined, fall = self.refine(z, x, start, torch.tensor(k), steps)
+            z = torch.where(goes_on.unsqueeze(-1), refined, z)
+            used = used + goes_on
+            goes_on = goes_on & (steps > k + 1)
+            if tolerance is not None:
+                goes_on = goes_on & (fall > tolerance)
         carried, free_energy = self.finish(start, z, x)
-        return Belief(carried, free_energy, prediction, start)
+        return Belief(carried, free_energy, prediction, start, used)
 
     def act(self, z: Tensor, gait: Tensor | None = None) -> Tensor:
         """Mean of the normalised action (B, A), from the acting node and the channels that it explains.

@@ -123,9 +123,16 @@ class Method(nn.Module):
         prior: Prior,
         gain: Tensor,
         eta: Tensor | None = None,
-    ) -> Tensor:
-        """One refinement step from z (B, Z), eta (B, 1) or () of a whole one."""
-        return z - self.change(model.free_energy_gradient(z, x, precision_x, prior), gain, eta)
+    ) -> tuple[Tensor, Tensor]:
+        """One refinement step from z (B, Z), eta (B, 1) or () of a whole one.
+
+        Also gives g'd / 2 (B,), nats, of its gradient g and displacement d: by so much F falls in a whole Newton step
+        of a quadratic F.
+        """
+        gradient = model.free_energy_gradient(z, x, precision_x, prior)
+        change = self.change(gradient, gain, eta)
+        fall = 0.5 * (gradient.unsqueeze(-2) @ change.unsqueeze(-1))
+        return z - change, fall.squeeze(-1).squeeze(-1)
 
     def change(self, gradient: Tensor, gain: Tensor, eta: Tensor | None) -> Tensor:
         """What a step takes away, (B, Z), for dF/dz (B, Z). The amortized method makes no steps."""

@@ -1,4 +1,4 @@
-"""Calibration of the free energy and of each channel's innovation, at each K, on held-out nominal episodes."""
+"""Calibration of the free energy and of each channel's innovation, at each K, on held-out healthy episodes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from export.record import HELD_OUT, record_healthy
 from runtime.bundle import Bundle
 from runtime.contract import Health, HealthAt
+from runtime.surprise import WARM_TICKS, smoothed
 from sim.tasks import NOMINAL
 
 LEVELS = (0.5, 0.9, 0.99, 0.999)
 _REFINE = (0, 1, 2, 4, 8, 16)
-_WARM_TICKS = 20  # the belief forms
 
 
 def calibrate(
@@ -26,11 +26,15 @@ def calibrate(
     for k in (k for k in _REFINE if k <= bundle.contract.refinement.max_steps):
         seeds, names = range(first, first + episodes), ("innovation", "free_energy")
         recording = record_healthy(bundle, task, seeds, k, workers, names, worlds)
-        warm = recording.tick >= _WARM_TICKS
+        warm = recording.tick >= WARM_TICKS
         ticks = max(ticks, int(warm.sum()))
+        free_energy = recording["free_energy"][warm]
+        begins = np.flatnonzero(recording.tick[warm] == WARM_TICKS)[1:]
+        median, rate_hz = float(np.median(free_energy)), bundle.contract.rate_hz
         innovation = np.quantile(np.abs(recording["innovation"][warm]), LEVELS, axis=0)
         refine[str(k)] = HealthAt(
-            free_energy=tuple(np.quantile(recording["free_energy"][warm], LEVELS).tolist()),
+            free_energy=tuple(np.quantile(free_energy, LEVELS).tolist()),
             innovation={c: tuple(innovation[:, i].tolist()) for i, c in enumerate(bundle.contract.layout.channels)},
+            sustained=float(max(smoothed(f, median, rate_hz).max() for f in np.split(free_energy, begins))),
         )
     return Health(LEVELS, ticks, refine)

@@ -213,6 +213,8 @@ class HealthAt:
     """Per level, in nats."""
     innovation: dict[str, tuple[float, ...]]
     """Per `observation.channel`: |innovation| in standard deviations, per level."""
+    sustained: float
+    """Largest average of the free energy over half a second, nats."""
 
 
 @dataclass(frozen=True)

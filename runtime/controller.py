@@ -13,6 +13,9 @@ from runtime.limits import Limits
 from runtime.safety import Request, Safety, Status
 from runtime.sample import NEVER, Sample
 from runtime.sensing import Reason, Watch, mask_reasons, normalise, verdict_reasons
+from runtime.surprise import Surprise
+
+MOST_SURPRISE = 3.0
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,18 @@ class Controller:
     """
 
     def __init__(
-        self, bundle: Bundle, refine: int | None = None, engage_s: float = 0.0, tolerance: float = 0.0
+        self,
+        bundle: Bundle,
+        refine: int | None = None,
+        engage_s: float = 0.0,
+        tolerance: float = 0.0,
+        most_surprise: float = MOST_SURPRISE,
     ) -> None:
         """`refine` and `tolerance` are the properties, the former the contract's default if None.
 
-        Engaging takes `engage_s`. Raises BundleError or ContractError if the bundle does not fit, or a number is out of
-        range.
+        Engaging takes `engage_s`. The robot holds while the model is more surprised than `most_surprise` times the most
+        in calibration, see `runtime.surprise`. Raises BundleError or ContractError if the bundle does not fit, or a
+        number is out of range.
         """
         self.bundle = bundle
         self.contract = bundle.contract
@@ -60,6 +69,7 @@ class Controller:
         self.inference = Inference(bundle)
         self.limits = Limits(self.contract.action, self.contract.rate_hz)
         self.safety = Safety(self.contract.action, self.contract.rate_hz, engage_s)
+        self.surprise = Surprise(self.contract.health, self.contract.rate_hz, most_surprise)
         self.refine = self.contract.refinement.default_steps if refine is None else refine
         self.tolerance = tolerance
         self._pose = self._pose_channels()
@@ -124,6 +134,7 @@ class Controller:
     def _reset_belief(self) -> None:
         """Carried state to its initial values; every reading will be new to it."""
         self.inference.reset()
+        self.surprise.reset()
         self._stamp_ns[:] = NEVER
 
     def warm_up(self, ticks: int = 50) -> None:
@@ -173,8 +184,9 @@ class Controller:
             reasons |= verdict_reasons(verdict)
             believed = reasons == 0
         lost = self._watch.lost(believed, sample.stamp_ns, now_ns)
-        if lost or self.safety.stopped:
-            return self._hold(reasons, free_energy, innovation, self._describe(lost, reasons) if lost else "")
+        surprised = self.surprise.beyond(free_energy)
+        if lost or surprised or self.safety.stopped:
+            return self._hold(reasons, free_energy, innovation, self._describe(lost, reasons))
         wanted = self.limits.command(action, self._previous)
         engaged, status = self.safety.engaged(wanted, self._previous)
         command = self.limits.limit(engaged, self._previous)
@@ -236,7 +248,10 @@ class Controller:
             where = self.layout.slices[o.name]
             masked = [f"{c} {Reason(int(r)).text}" for c, r in zip(o.channels, reasons[where]) if r]
             parts.append(f"{o.name} ({'; '.join(masked)}; needs {o.min_valid} of {len(o.channels)})")
-        return "lost " + ", ".join(parts)
+        if parts:
+            return "lost " + ", ".join(parts)
+        s = self.surprise
+        return f"surprised: free energy averages {s.average:.4g} nats, {s.bound:.4g} is the bound of the calibration"
 
     def state(self) -> dict[str, np.ndarray]:
         """Copies of everything carried from tick to tick, float64, by name."""
@@ -248,7 +263,7 @@ class Controller:
             "controller.stamp_s_ns": _split(self._stamp_ns),
         }
         agent = {name: value.astype(np.float64) for name, value in self.inference.state.items()}
-        return own | self.safety.state() | agent
+        return own | self.safety.state() | self.surprise.state() | agent
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Continue from what `state` returned. Raises KeyError if a name is missing."""
@@ -258,6 +273,7 @@ class Controller:
         self._watch.seen_ns[:] = _joined(state["controller.seen_s_ns"])
         self._stamp_ns[:] = _joined(state["controller.stamp_s_ns"])
         self.safety.restore(state)
+        self.surprise.restore(state)
         for name, value in self.inference.state.items():
             value[...] = state[name]
 

@@ -76,7 +76,12 @@ def _health(contract: Contract) -> list[tuple[str, str]]:
     rows = []
     for k, at in health.refine.items():
         quantiles = ", ".join(f"{level:.1%} {value:.3g}" for level, value in zip(health.levels, at.free_energy))
-        rows.append((f"free energy, K = {k}", f"{quantiles} nats over {health.ticks} ticks"))
+        rows.append(
+            (
+                f"free energy, K = {k}",
+                f"{quantiles} nats over {health.ticks} ticks; at most {at.sustained:.3g} over half a second",
+            )
+        )
     return rows or [("free energy", "not calibrated")]
 
 

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.bundle import Bundle
+from runtime.contract import Health, HealthAt
+from runtime.controller import Controller
+from runtime.errors import ContractError
+from runtime.safety import Status
+from runtime.sample import Sample
+from runtime.surprise import WARM_TICKS, Surprise, smoothed
+from tests.tiny_bundle import tiny_contract, write_tiny_bundle
+
+HEALTH = Health((0.5, 0.9), 100, {"0": HealthAt((1.0, 1.5), {}, 2.0), "2": HealthAt((0.5, 1.5), {}, 3.0)})
+PERIOD = 10_000_000
+
+
+def test_the_bound_by_hand() -> None:
+    """The larger median and the larger sustained F of both K: 1 + 3 (3 - 1)."""
+    assert Surprise(HEALTH, 100.0, 3.0).bound == 7.0
+    assert Surprise(HEALTH, 100.0, 0.0).bound == np.inf
+    assert Surprise(Health(), 100.0, 3.0).bound == np.inf
+
+
+def test_it_takes_a_lasting_surprise() -> None:
+    """From 1 towards 13 the average is 13 - 12 * 0.98^n, which passes 7 with n = 35."""
+    surprise = Surprise(HEALTH, 100.0, 3.0)
+    assert not any(surprise.beyond(1e9) for _ in range(WARM_TICKS)), "the belief forms"
+    found = [surprise.beyond(13.0) for _ in range(40)]
+    assert found.index(True) + 1 == 35
+    np.testing.assert_allclose(surprise.average, 13 - 12 * 0.98**40)
+    np.testing.assert_allclose(surprise.average, smoothed([13.0] * 40, 1.0, 100.0)[-1])
+    assert [surprise.beyond(1.0) for _ in range(40)].count(True) < 10
+
+
+@pytest.mark.parametrize("factor", [-1.0, 0.5, np.inf, np.nan])
+def test_a_factor_that_makes_no_sense_is_refused(factor: float) -> None:
+    with pytest.raises(ContractError, match=r"most_surprise is .*, expected 0"):
+        Surprise(HEALTH, 100.0, factor)
+
+
+def test_the_robot_holds_while_it_lasts_and_a_restored_state_goes_on(tmp_path: Path) -> None:
+    """F of the tiny bundle is K + 1: calm at K = 0, too much at K = 8."""
+    health = Health((0.5,), 100, {"0": HealthAt((1.0,), {}, 2.0)})
+    contract = replace(tiny_contract("kuka_reach"), health=health)
+    bundle = Bundle.load(write_tiny_bundle(tmp_path / "b.onnx", "kuka_reach", contract=contract))
+    controller, other = Controller(bundle, refine=0), Controller(bundle, refine=0)
+    sample = Sample(contract)
+    statuses = []
+    for tick in range(200):
+        controller.refine = 8 if 50 <= tick < 120 else 0
+        sample.put_flat(contract.layout.mean, tick * PERIOD)
+        command = controller.tick(sample, tick * PERIOD)
+        statuses.append(command.status)
+        if tick == 60:
+            other.restore(controller.state())
+        if tick > 60:
+            other.refine = controller.refine
+            assert other.tick(sample, tick * PERIOD).status is command.status
+        if command.status is Status.HOLDING:
+            assert command.cause.startswith("surprised: free energy averages ")
+            assert command.cause.endswith(", 4 is the bound of the calibration")
+    # From 1 towards 9 beyond 4: 9 - 8 * 0.98^n > 4 with n = 24, so at tick 73.
+    assert statuses.index(Status.HOLDING) == 73
+    assert statuses[119] is Status.HOLDING
+    assert statuses[-1] is Status.ACTIVE

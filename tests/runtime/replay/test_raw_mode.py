@@ -11,7 +11,6 @@ from runtime.bundle import Bundle
 from runtime.contract import Action, Contract, Observation
 from runtime.errors import BagError, ContractError
 from runtime.replay.bags import Bag
-from runtime.replay.raw import recorded_command
 from runtime.replay.replay import replay
 from tests.runtime.replay.recording import EPOCH, PERIOD, TYPES, BagWriter, array, header, joint_state, twist
 from tests.tiny_bundle import tiny_contract, write_tiny_bundle
@@ -172,23 +171,3 @@ def test_a_sensor_topic_of_another_type(base: Bundle, tmp_path: Path) -> None:
         bag.write("/joint_states", array([1.0]), EPOCH)
     with pytest.raises(BagError, match="'joint_states' must be sensor_msgs/msg/JointState, the bag has"):
         replay(tmp_path / "bag", base)
-
-
-def test_recorded_commands_of_every_type() -> None:
-    arm = tiny_contract("kuka_reach")
-    contract = replace(arm, action=replace(arm.action, joints=("a", "b"), **{
-        name: getattr(arm.action, name)[:2] for name in ("scale", "offset", "low", "high", "max_rate")
-    }))  # fmt: skip
-    assert recorded_command(array([1.0, 2.0]), "std_msgs/msg/Float64MultiArray", contract) == pytest.approx([1, 2])
-    assert recorded_command(array([1.0]), "std_msgs/msg/Float64MultiArray", contract) is None
-    assert recorded_command(array([1.0, np.nan]), "std_msgs/msg/Float64MultiArray", contract) is None
-    state = joint_state({"lid": 9.0, "b": 2.0, "a": 1.0})
-    assert recorded_command(state, "sensor_msgs/msg/JointState", contract) == pytest.approx([1, 2])
-    assert recorded_command(joint_state({"a": 1.0}), "sensor_msgs/msg/JointState", contract) is None
-    zero = TYPES.types["builtin_interfaces/msg/Duration"](sec=0, nanosec=0)
-    none = np.zeros(0)
-    point = TYPES.types["trajectory_msgs/msg/JointTrajectoryPoint"](np.array([2.0, 1.0]), none, none, none, zero)
-    trajectory = TYPES.types["trajectory_msgs/msg/JointTrajectory"]
-    kind = "trajectory_msgs/msg/JointTrajectory"
-    assert recorded_command(trajectory(header(), ["b", "a"], [point]), kind, contract) == pytest.approx([1, 2])
-    assert recorded_command(trajectory(header(), ["b", "a"], []), kind, contract) is None

@@ -10,11 +10,13 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Float64MultiArray, String
 
+from ros_nodes.commands import COMMAND_TYPES, CommandFormat, CommandMessage, command_qos
 from ros_nodes.conversion import fill, named_vector
 from ros_nodes.guarding import Guarding
 from ros_nodes.reporting import ChangeLog, Statistics
 from ros_nodes.sensors import Sensors
 from ros_nodes.settings import Settings
+from ros_nodes.topics import Topics
 from runtime.bundle import Bundle
 from runtime.controller import Controller
 from runtime.errors import ContractError
@@ -50,22 +52,32 @@ class ControlLoop:
         self.activation = 0
         self.statistics = Statistics()
         self._logger = node.get_logger()
-        self.sensors = Sensors(node, self.contract)
-        joints = self.contract.action.joints
-        self._command = named_vector(joints)
+        action = self.contract.action
+        order = settings.command_joints or action.joints
+        form = CommandFormat(settings.command_type, action.kind, action.joints, order, 1 / self.rate_hz)
+        self._command = CommandMessage(form, node.get_clock())
         self._telemetry = named_vector(labels(self.contract))
         state = self.controller.state()
         self._state = named_vector(
             ["activation", "tick", *(f"{n}.{i}" for n, v in state.items() for i in range(v.size))]
         )
-        make = node.create_lifecycle_publisher
-        self._command_publisher = make(Float64MultiArray, self.contract.action.topic, 1)
-        self._telemetry_publisher = make(Float64MultiArray, "~/telemetry", 100)
-        self._state_publisher = make(Float64MultiArray, "~/state", 10)
+        self._topics = Topics(node)
+        try:
+            self._open(node, form, guard_ms)
+        except BaseException:
+            self._topics.close()
+            raise
+
+    def _open(self, node: LifecycleNode, form: CommandFormat, guard_ms: float) -> None:
+        topics = self._topics
+        self.sensors = Sensors(topics, self.contract, node.get_clock())
+        command_topic = topics.named(self.contract.action.topic)
+        self._command_publisher = topics.publisher(COMMAND_TYPES[form.message_type], command_topic, command_qos())
+        self._telemetry_publisher = topics.publisher(Float64MultiArray, "~/telemetry", QoSProfile(depth=100))
+        self._state_publisher = topics.publisher(Float64MultiArray, "~/state", QoSProfile(depth=10))
         self._guard: Guarding | None = None
         if guard_ms:
-            topic = self._command_publisher.topic_name
-            self._guard = Guarding(node.get_name(), node.get_namespace(), topic, joints, guard_ms)
+            self._guard = Guarding(node, self._command_publisher.topic_name, form, guard_ms)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._contract_publisher = node.create_publisher(String, "~/contract", latched)
         self._contract_publisher.publish(String(data=self.contract.to_json()))
@@ -144,7 +156,7 @@ class ControlLoop:
         latency_us = float("nan")
         if command.status != Status.WAITING:
             self._sent = command.values
-            self._command_publisher.publish(fill(self._command, command.values))
+            self._command_publisher.publish(self._command.fill(command.values))
             if self._guard is not None:
                 self._guard.beat(self._safe(command.values))
             latency_us = self.sensors.latency_us(command.reasons == 0)
@@ -175,7 +187,7 @@ class ControlLoop:
         if self._guard is not None:
             self._guard.disarm()
         safe, self._sent = self._safe(self._sent), None
-        self._command_publisher.publish(fill(self._command, safe))
+        self._command_publisher.publish(self._command.fill(safe))
         self._command_publisher.wait_for_all_acked(_DELIVERY)  # the process may end right after
 
     def _safe(self, command: np.ndarray) -> np.ndarray:
@@ -192,7 +204,5 @@ class ControlLoop:
         """Leave all topics and end the guard."""
         if self._guard is not None:
             self._guard.close()
-        self.sensors.destroy()
-        for publisher in (self._command_publisher, self._telemetry_publisher, self._state_publisher):
-            node.destroy_lifecycle_publisher(publisher)
+        self._topics.close()
         node.destroy_publisher(self._contract_publisher)

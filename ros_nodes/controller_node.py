@@ -154,7 +154,7 @@ class ControllerNode(LifecycleNode):
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         values = {p.name: p.value for p in parameters}
         try:
-            Settings.read(self, **{name: values[name] for name in values if name in Settings.__dataclass_fields__})
+            Settings.check(self, values, configured=self._loop is not None)
             if "refine" in values:
                 self._set_refine(values["refine"])
         except ContractError as error:

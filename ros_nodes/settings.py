@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 
+from ros_nodes.commands import ARRAY, COMMAND_TYPES, check_type
+from ros_nodes.topics import NAMES
 from runtime.errors import ContractError
 
 
-def _parameter(default: Any, description: str, live: bool = False, read_only: bool = False) -> Any:
+def _parameter(default: Any, description: str, live: bool = False, **descriptor_fields: bool) -> Any:
+    read_only = descriptor_fields.get("read_only", False)
     when = "may change at any time" if live else "read at the start" if read_only else "read when configuring"
-    descriptor = ParameterDescriptor(description=f"{description}; {when}", read_only=read_only)
+    descriptor = ParameterDescriptor(description=f"{description}; {when}", **descriptor_fields)
     return field(default=default, metadata={"descriptor": descriptor, "live": live})
 
 
@@ -40,6 +44,11 @@ class Settings:
         -1.0, "time without a tick after which the guard commands; 0 is no guard, -1 is 100 ms or five periods"
     )
 
+    command_type: str = _parameter(ARRAY, f"message type of the commands, one of {', '.join(COMMAND_TYPES)}")
+    command_joints: Sequence[str] = _parameter(
+        (), "the joints in the order in which the driver takes them; empty is the contract's order", dynamic_typing=True
+    )
+
     def __post_init__(self) -> None:
         _require(0 <= self.rate_hz < math.inf, f"rate_hz is {self.rate_hz:g}, expected 0 (the contract's rate) or more")
         _require(
@@ -50,6 +59,12 @@ class Settings:
             self.most_late_ticks >= 0,
             f"most_late_ticks is {self.most_late_ticks}, expected 0 (never stop for them) or more",
         )
+        check_type(self.command_type)
+        names = self.command_joints
+        _require(
+            not isinstance(names, str) and isinstance(names, Sequence) and all(isinstance(n, str) for n in names),
+            f"command_joints is {names!r}, expected a list of joints, e.g. ['shoulder', 'elbow']",
+        )
 
     @staticmethod
     def declare(node: Node) -> None:
@@ -58,6 +73,20 @@ class Settings:
             node.declare_parameter(f.name, f.default, f.metadata["descriptor"])
 
     @staticmethod
-    def read(node: Node, **changes: Any) -> Settings:
-        """The parameters' values, with some `changes` that are still to be judged."""
-        return Settings(**({f.name: node.get_parameter(f.name).value for f in fields(Settings)} | changes))
+    def read(node: Node) -> Settings:
+        """The parameters' values."""
+        return Settings(**{f.name: node.get_parameter(f.name).value for f in fields(Settings)})
+
+    @staticmethod
+    def check(node: Node, changes: Mapping[str, Any], configured: bool) -> None:
+        """Raises ContractError if a parameter of `changes` is out of range, or would have no effect."""
+        known = {f.name: f for f in fields(Settings)}
+        Settings(**{name: value for name, value in changes.items() if name in known})
+        for name, value in changes.items():
+            fixed = name.startswith(NAMES) or (name in known and not known[name].metadata["live"])
+            if configured and fixed and value != node.get_parameter(name).value:
+                whole = node.get_fully_qualified_name()
+                raise ContractError(
+                    f"{name} is read when configuring, so it would have no effect now; clean up first "
+                    f"(ros2 lifecycle set {whole} cleanup), then set it and configure again"
+                )

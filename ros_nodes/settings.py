@@ -56,6 +56,10 @@ class Settings:
             f"engage_s is {self.engage_s:g}, expected 0 (at once) or more seconds, or -1 for the default",
         )
         _require(
+            self.guard_ms == -1 or 0 <= self.guard_ms < math.inf,
+            f"guard_ms is {self.guard_ms:g}, expected two periods or more, 0 for no guard, or -1 for the default",
+        )
+        _require(
             self.most_late_ticks >= 0,
             f"most_late_ticks is {self.most_late_ticks}, expected 0 (never stop for them) or more",
         )

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.exceptions import InvalidParameterTypeException, InvalidTopicNameException
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -66,7 +66,7 @@ class Topics:
 def _explained(topic: str) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, ValueError, InvalidParameterTypeException) as error:
+    except (RuntimeError, ValueError, InvalidTopicNameException, InvalidParameterTypeException) as error:
         reason = " ".join(str(error).split())
         raise ContractError(
             f"the topic '{topic}' cannot be opened ({reason}); correct its name ({NAMES}NAME) or its qos_overrides: "

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from runtime.commands import read_command
 from runtime.contract import Action
-from tests.runtime.replay.recording import ARRAY, TYPES, array, header, joint_state, twist
+from tests.runtime.replay.recording import ARRAY, array, joint_state, named_array, trajectory, twist
 from tests.tiny_bundle import tiny_contract
 
 STATE, TRAJECTORY, TWIST = (
@@ -24,25 +23,12 @@ def action(kind: str = "position", joints: tuple[str, ...] = ("a", "b")) -> Acti
     return replace(arm, kind=kind, mode="absolute", joints=joints, **columns)
 
 
-def labelled(values: list[float], label: str) -> Any:
-    message = array(values)
-    message.layout.dim.append(TYPES.types["std_msgs/msg/MultiArrayDimension"](label=label, size=2, stride=2))
-    return message
-
-
-def trajectory(names: list[str], **columns: list[float]) -> Any:
-    fields = {name: np.array(columns.get(name, [])) for name in ("positions", "velocities", "accelerations", "effort")}
-    zero = TYPES.types["builtin_interfaces/msg/Duration"](sec=0, nanosec=0)
-    point = TYPES.types["trajectory_msgs/msg/JointTrajectoryPoint"](**fields, time_from_start=zero)
-    return TYPES.types[TRAJECTORY](header(), names, [point] if columns else [])
-
-
 def test_an_array_is_in_the_order_of_the_contract_unless_it_names_its_joints() -> None:
     assert read_command(array([1.0, 2.0]), ARRAY, action()) == pytest.approx([1, 2])
-    assert read_command(labelled([2.0, 1.0], "b,a"), ARRAY, action()) == pytest.approx([1, 2])
-    assert read_command(labelled([1.0, 2.0], "joints"), ARRAY, action()) == pytest.approx([1, 2])
+    assert read_command(named_array([2.0, 1.0], "b,a"), ARRAY, action()) == pytest.approx([1, 2])
+    assert read_command(named_array([1.0, 2.0], "joints"), ARRAY, action()) == pytest.approx([1, 2])
     assert read_command(array([1.0]), ARRAY, action()) is None
-    assert read_command(labelled([1.0], "b,a"), ARRAY, action()) is None
+    assert read_command(named_array([1.0], "b,a"), ARRAY, action()) is None
     assert read_command(array([1.0, np.nan]), ARRAY, action()) is None
 
 

@@ -43,7 +43,6 @@ class Settings:
     guard_ms: float = _parameter(
         -1.0, "time without a tick after which the guard commands; 0 is no guard, -1 is 100 ms or five periods"
     )
-
     command_type: str = _parameter(ARRAY, f"message type of the commands, one of {', '.join(COMMAND_TYPES)}")
     command_joints: Sequence[str] = _parameter(
         (), "the joints in the order in which the driver takes them; empty is the contract's order", dynamic_typing=True

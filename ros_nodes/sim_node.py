@@ -21,10 +21,9 @@ from std_srvs.srv import Trigger
 
 from ros_nodes.commands import ARRAY, COMMAND_TYPES, check_type, command_qos
 from ros_nodes.conversion import MESSAGE_TYPES, sensor_message
-from ros_nodes.polling import PolledSubscription
 from ros_nodes.scheduling import declare_realtime, go_realtime
 from ros_nodes.spinning import Spinner, run
-from ros_nodes.topics import overriding
+from ros_nodes.topics import subscribe
 from runtime.commands import read_command
 from runtime.errors import GanglionError
 from runtime.loop import Pacer, sleep_until
@@ -73,9 +72,7 @@ class SimNode(Node):
         self._metric_publishers = {
             name: self.create_publisher(Float64, f"metrics/{name}", 10) for name in self._metric_names()
         }
-        self._commands = PolledSubscription(
-            self, COMMAND_TYPES[self._command_type], task.action.topic, command_qos(), overriding=overriding()
-        )
+        self._commands = subscribe(self, COMMAND_TYPES[self._command_type], task.action.topic, command_qos())
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._episode = 0
         go_realtime(self)

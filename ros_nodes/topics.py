@@ -13,6 +13,7 @@ from typing import Any
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidTopicNameException
 from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
@@ -26,6 +27,12 @@ NAMES = "topics."
 def overriding() -> QoSOverridingOptions:
     """Reliability, history and depth are parameters."""
     return QoSOverridingOptions.with_default_policies()
+
+
+def subscribe(node: Node, message_type: type, topic: str, qos: QoSProfile) -> PolledSubscription:
+    """A subscription with its QoS as parameters. Raises ContractError if ROS refuses the name or the QoS."""
+    with _explained(topic):
+        return PolledSubscription(node, message_type, topic, qos, overriding=overriding())
 
 
 class Topics:
@@ -44,16 +51,15 @@ class Topics:
         return str(self._node.get_parameter(parameter).value)
 
     def publisher(self, message_type: type, topic: str, qos: QoSProfile) -> Any:
-        """A lifecycle publisher. Raises ContractError if ROS refuses the name or the quality of service."""
+        """A lifecycle publisher. Raises ContractError if ROS refuses the name or the QoS."""
         with _explained(topic):
             made = self._node.create_lifecycle_publisher(message_type, topic, qos, qos_overriding_options=overriding())
         self._opened.callback(self._node.destroy_lifecycle_publisher, made)
         return made
 
     def subscription(self, message_type: type, topic: str, qos: QoSProfile) -> PolledSubscription:
-        """Raises ContractError if ROS refuses the name or the quality of service."""
-        with _explained(topic):
-            made = PolledSubscription(self._node, message_type, topic, qos, overriding=overriding())
+        """A subscription. Raises ContractError if ROS refuses the name or the QoS."""
+        made = subscribe(self._node, message_type, topic, qos)
         self._opened.callback(made.destroy)
         return made
 

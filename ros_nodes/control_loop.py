@@ -10,10 +10,13 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Float64MultiArray, String
 
+from ros_nodes.commands import COMMAND_TYPES, CommandFormat, CommandMessage, command_qos
 from ros_nodes.conversion import fill, named_vector
 from ros_nodes.guarding import Guarding
 from ros_nodes.reporting import ChangeLog, Statistics
 from ros_nodes.sensors import Sensors
+from ros_nodes.settings import Settings
+from ros_nodes.topics import Topics
 from runtime.bundle import Bundle
 from runtime.controller import Controller
 from runtime.errors import ContractError
@@ -35,60 +38,65 @@ _DELIVERY = Duration(seconds=0.2)
 class ControlLoop:
     """A configured bundle with its topics; `start` begins an activation, `run` does one period, `stop` ends it."""
 
-    def __init__(
-        self,
-        node: LifecycleNode,
-        bundle: Bundle,
-        refine: int | None,
-        rate_hz: float,
-        engage_s: float | None,
-        most_late_ticks: int,
-        guard_ms: float | None,
-    ) -> None:
-        """So many late ticks in a row stop the controller, none if 0; `engage_s` is as for the Controller.
-
-        If it is None, engaging takes a second where positions are commanded, which a robot may be far away from. The
-        guard takes over after `guard_ms` without a tick; there is none if 0, and None is 100 ms or five periods.
-
-        Raises BundleError or ContractError if the bundle cannot run, or a setting is out of range, and GanglionError if
-        the guard does not start.
+    def __init__(self, node: LifecycleNode, bundle: Bundle, settings: Settings) -> None:
+        """Raises BundleError or ContractError if the bundle cannot run, or a setting is out of range, and GanglionError
+        if the guard does not start.
         """
         self.contract = bundle.contract
-        if engage_s is None:
-            action = self.contract.action
-            engage_s = _ENGAGE_S if (action.kind, action.mode) == ("position", "absolute") else 0.0
-        period_ms = 1e3 / rate_hz
-        guard_ms = max(_GUARD_MS, 5 * period_ms) if guard_ms is None else guard_ms
-        if guard_ms and not 2 * period_ms <= guard_ms < np.inf:
-            raise ContractError(
-                f"guard_ms is {guard_ms:g}, expected two periods ({2 * period_ms:g} ms) or more, or 0 for no guard"
-            )
-        self.controller = Controller(bundle, refine, engage_s)
-        self._most_late_ticks = most_late_ticks
+        self.rate_hz = settings.rate_hz or self.contract.rate_hz
+        guard_ms = self._guard_ms(settings.guard_ms)
+        steps = None if settings.refine == -1 else settings.refine
+        self.controller = Controller(bundle, steps, self._engage_s(settings.engage_s))
+        self._most_late_ticks = settings.most_late_ticks
         self.controller.warm_up()
         self.activation = 0
         self.statistics = Statistics()
         self._logger = node.get_logger()
-        self._rate_hz = rate_hz
-        self.sensors = Sensors(node, self.contract)
-        joints = self.contract.action.joints
-        self._command = named_vector(joints)
+        action = self.contract.action
+        order = settings.command_joints or action.joints
+        form = CommandFormat(settings.command_type, action.kind, action.joints, order, 1 / self.rate_hz)
+        self._command = CommandMessage(form, node.get_clock())
         self._telemetry = named_vector(labels(self.contract))
         state = self.controller.state()
         self._state = named_vector(
             ["activation", "tick", *(f"{n}.{i}" for n, v in state.items() for i in range(v.size))]
         )
-        make = node.create_lifecycle_publisher
-        self._command_publisher = make(Float64MultiArray, self.contract.action.topic, 1)
-        self._telemetry_publisher = make(Float64MultiArray, "~/telemetry", 100)
-        self._state_publisher = make(Float64MultiArray, "~/state", 10)
+        self._topics = Topics(node)
+        try:
+            self._open(node, form, guard_ms)
+        except BaseException:
+            self._topics.close()
+            raise
+
+    def _open(self, node: LifecycleNode, form: CommandFormat, guard_ms: float) -> None:
+        topics = self._topics
+        self.sensors = Sensors(topics, self.contract, node.get_clock())
+        command_topic = topics.named(self.contract.action.topic)
+        self._command_publisher = topics.publisher(COMMAND_TYPES[form.message_type], command_topic, command_qos())
+        self._telemetry_publisher = topics.publisher(Float64MultiArray, "~/telemetry", QoSProfile(depth=100))
+        self._state_publisher = topics.publisher(Float64MultiArray, "~/state", QoSProfile(depth=10))
         self._guard: Guarding | None = None
         if guard_ms:
-            topic = self._command_publisher.topic_name
-            self._guard = Guarding(node.get_name(), node.get_namespace(), topic, joints, guard_ms)
+            self._guard = Guarding(node, self._command_publisher.topic_name, form, guard_ms)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._contract_publisher = node.create_publisher(String, "~/contract", latched)
         self._contract_publisher.publish(String(data=self.contract.to_json()))
+
+    def _engage_s(self, asked: float) -> float:
+        """A robot may be far away from positions that are commanded; an effort that is held back can make it fall."""
+        action = self.contract.action
+        default = _ENGAGE_S if (action.kind, action.mode) == ("position", "absolute") else 0.0
+        return default if asked == -1 else asked
+
+    def _guard_ms(self, asked: float) -> float:
+        period_ms = 1e3 / self.rate_hz
+        if asked == -1:
+            return max(_GUARD_MS, 5 * period_ms)
+        if asked and not 2 * period_ms <= asked < np.inf:
+            raise ContractError(
+                f"guard_ms is {asked:g}, expected two periods ({2 * period_ms:g} ms) or more, or 0 for no guard"
+            )
+        return asked
 
     def start(self) -> None:
         """Begin an activation: nothing is carried over from the one before."""
@@ -97,7 +105,7 @@ class ControlLoop:
         self.sensors.restart()
         self.statistics = Statistics()
         self._changes = ChangeLog(self._logger, self.contract)
-        self._pacer = Pacer(self._rate_hz)
+        self._pacer = Pacer(self.rate_hz)
         self._tick = self._late_in_a_row = 0
         self._engaged = self._complained = False
         self._started_ns = time.monotonic_ns()
@@ -148,7 +156,7 @@ class ControlLoop:
         latency_us = float("nan")
         if command.status != Status.WAITING:
             self._sent = command.values
-            self._command_publisher.publish(fill(self._command, command.values))
+            self._command_publisher.publish(self._command.fill(command.values))
             if self._guard is not None:
                 self._guard.beat(self._safe(command.values))
             latency_us = self.sensors.latency_us(command.reasons == 0)
@@ -179,7 +187,7 @@ class ControlLoop:
         if self._guard is not None:
             self._guard.disarm()
         safe, self._sent = self._safe(self._sent), None
-        self._command_publisher.publish(fill(self._command, safe))
+        self._command_publisher.publish(self._command.fill(safe))
         self._command_publisher.wait_for_all_acked(_DELIVERY)  # the process may end right after
 
     def _safe(self, command: np.ndarray) -> np.ndarray:
@@ -196,7 +204,5 @@ class ControlLoop:
         """Leave all topics and end the guard."""
         if self._guard is not None:
             self._guard.close()
-        self.sensors.destroy()
-        for publisher in (self._command_publisher, self._telemetry_publisher, self._state_publisher):
-            node.destroy_lifecycle_publisher(publisher)
+        self._topics.close()
         node.destroy_publisher(self._contract_publisher)

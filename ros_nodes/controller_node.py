@@ -8,13 +8,11 @@ and parameters until shortly before each deadline, then sleeps to the deadline a
 
 from __future__ import annotations
 
-import math
 import sys
 import time
-from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -23,6 +21,7 @@ from std_srvs.srv import SetBool, Trigger
 from ros_nodes.control_loop import SPIN_MARGIN_NS, ControlLoop
 from ros_nodes.reporting import active_status, diagnostics, idle_status
 from ros_nodes.scheduling import declare_realtime, go_realtime
+from ros_nodes.settings import Settings
 from ros_nodes.spinning import Spinner, run
 from runtime.bundle import Bundle
 from runtime.errors import BundleError, ContractError, GanglionError
@@ -38,17 +37,6 @@ _SUCCESS, _FAILURE, _ERROR = (
 )
 
 
-def _checked_rate(rate_hz: float) -> float:
-    if not 0 <= rate_hz < math.inf:
-        raise ContractError(f"rate_hz is {rate_hz:g}, expected 0 (the contract's rate) or more")
-    return rate_hz
-
-
-def _checked_late_ticks(count: int) -> None:
-    if count < 0:
-        raise ContractError(f"most_late_ticks is {count}, expected 0 (never stop for them) or more")
-
-
 class ControllerNode(LifecycleNode):
     """Runs one bundle."""
 
@@ -56,15 +44,7 @@ class ControllerNode(LifecycleNode):
         super().__init__("controller")
         self._loop: ControlLoop | None = None
         self._active = False
-        self._declare("bundle", "", "path of the bundle (ONNX file with its contract); read when configuring")
-        self._declare("refine", -1, "refinement steps per tick; -1 is the bundle's default; may change at any time")
-        self._declare("rate_hz", 0.0, "ticks per second; 0 is the contract's rate; read when configuring")
-        self._declare("autostart", False, "configure and activate without waiting for a lifecycle manager")
-        self._declare("engage_s", -1.0, "seconds of engaging; -1 is 1 where positions are commanded, otherwise 0")
-        self._declare("most_late_ticks", 50, "late ticks in a row that stop the controller; 0 is never")
-        self._declare(
-            "guard_ms", -1.0, "time without a tick after which the guard commands; 0 is no guard, -1 is 100 ms"
-        )
+        Settings.declare(self)
         declare_realtime(self, _PRIORITY)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
@@ -72,38 +52,17 @@ class ControllerNode(LifecycleNode):
         self.create_service(SetBool, "~/engage", self._on_engage)
         self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
         go_realtime(self)
-        if self._value("autostart") and self.trigger_configure() == _SUCCESS:
+        if self.get_parameter("autostart").value and self.trigger_configure() == _SUCCESS:
             self.trigger_activate()
-
-    def _declare(self, name: str, default: str | int | float | bool, description: str) -> None:
-        self.declare_parameter(name, default, ParameterDescriptor(description=description))
-
-    def _value(self, name: str) -> str | int | float | bool:
-        value: str | int | float | bool = self.get_parameter(name).value
-        return value
-
-    def _setting(self, name: str) -> Any:
-        """None if it is -1, which leaves it to the bundle."""
-        value = self._value(name)
-        return None if value == -1 else value
 
     # Lifecycle. rclpy swallows what a transition callback raises, so each reports its own errors.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the bundle; FAILURE with one error line if it cannot run."""
         try:
-            bundle = self._load()
-            rate_hz = self._rate(bundle)
-            steps, engage_s, guard_ms = (self._setting(name) for name in ("refine", "engage_s", "guard_ms"))
-            self._loop = ControlLoop(
-                self,
-                bundle,
-                steps,
-                rate_hz,
-                engage_s,
-                int(self._value("most_late_ticks")),
-                guard_ms,
-            )
+            settings = Settings.read(self)
+            bundle = self._load(settings)
+            self._loop = ControlLoop(self, bundle, settings)
         except GanglionError as error:
             self.get_logger().error(str(error))
             return _FAILURE
@@ -113,25 +72,21 @@ class ControllerNode(LifecycleNode):
         quieten_memory()
         action = bundle.contract.action
         self.get_logger().info(
-            f"{bundle.path}: {bundle.contract.robot}, {len(action.joints)} joints by {action.kind}, {rate_hz:g} Hz, "
-            f"{self._loop.controller.refine} refinement steps"
+            f"{bundle.path}: {bundle.contract.robot}, {len(action.joints)} joints by {action.kind}, "
+            f"{self._loop.rate_hz:g} Hz, {self._loop.controller.refine} refinement steps"
         )
         return super().on_configure(state)
 
-    def _load(self) -> Bundle:
-        path = str(self._value("bundle"))
-        if not path:
+    def _load(self, settings: Settings) -> Bundle:
+        if not settings.bundle:
             raise BundleError("the parameter 'bundle' is empty; give the path of a bundle: -p bundle:=FILE")
-        return Bundle.load(path)
-
-    def _rate(self, bundle: Bundle) -> float:
-        rate_hz, right = _checked_rate(float(self._value("rate_hz"))), bundle.contract.rate_hz
-        if rate_hz and rate_hz != right:
+        bundle = Bundle.load(settings.bundle)
+        if settings.rate_hz not in (0, bundle.contract.rate_hz):
             self.get_logger().warning(
-                f"rate_hz is {rate_hz:g}, but the model was trained for {right:g} Hz: its speeds and limits will be "
-                "wrong; leave rate_hz at 0"
+                f"rate_hz is {settings.rate_hz:g}, but the model was trained for {bundle.contract.rate_hz:g} Hz: its "
+                "speeds and limits will be wrong; leave rate_hz at 0"
             )
-        return rate_hz or right
+        return bundle
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin to control; commands start when the robot's joints are seen and checked."""
@@ -199,8 +154,7 @@ class ControllerNode(LifecycleNode):
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         values = {p.name: p.value for p in parameters}
         try:
-            _checked_rate(values.get("rate_hz", 0.0))
-            _checked_late_ticks(values.get("most_late_ticks", 0))
+            Settings.check(self, values, configured=self._loop is not None)
             if "refine" in values:
                 self._set_refine(values["refine"])
         except ContractError as error:

@@ -10,15 +10,17 @@ import os
 import select
 import signal
 import time
+from dataclasses import fields
+from typing import Any
 
 import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from std_msgs.msg import Float64MultiArray
 
-from ros_nodes.conversion import fill, named_vector
+from ros_nodes.commands import COMMAND_TYPES, CommandFormat, CommandMessage, command_qos
 from ros_nodes.scheduling import declare_realtime, go_realtime
+from ros_nodes.topics import overriding
 from runtime.guard import Guard, Heartbeat
 
 _SUCCESSOR_NS = 500_000_000
@@ -29,16 +31,16 @@ class GuardNode(Node):
 
     def __init__(self) -> None:
         super().__init__("guard")
-        for name, default in (("fd", -1), ("controller", -1), ("topic", ""), ("joints", [""]), ("timeout_ms", 100.0)):
-            self.declare_parameter(name, default)
         declare_realtime(self, 0)
-        fd, controller, topic, joints, timeout_ms = (
-            self.get_parameter(n).value for n in ("fd", "controller", "topic", "joints", "timeout_ms")
-        )
-        self.heartbeat = Heartbeat(len(joints), fd)
+        fd, controller, topic, timeout_ms = (self._given(n) for n in ("fd", "controller", "topic", "timeout_ms"))
+        form = CommandFormat(**{f.name: self._given(f.name) for f in fields(CommandFormat)})
+        self.heartbeat = Heartbeat(len(form.joints), fd)
         self.guard = Guard(self.heartbeat, round(timeout_ms * 1e6))
-        self._command = named_vector(joints)
-        self._publisher = self.create_publisher(Float64MultiArray, topic, QoSProfile(depth=1))
+        self._command = CommandMessage(form, self.get_clock())
+        self._publisher = self.create_publisher(
+            COMMAND_TYPES[form.message_type], topic, command_qos(), qos_overriding_options=overriding()
+        )
+        self._simulated = self.get_parameter("use_sim_time").value
         self._controller = os.pidfd_open(controller)
         self._known: set[bytes] = set()
         self._next_ns = 0
@@ -47,6 +49,9 @@ class GuardNode(Node):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's, which ends its guard
         go_realtime(self)
         self.heartbeat.ready = True
+
+    def _given(self, name: str) -> Any:
+        return self.declare_parameter(name, descriptor=ParameterDescriptor(dynamic_typing=True)).value
 
     def _end(self, *_: object) -> None:
         self.ended = True
@@ -58,7 +63,9 @@ class GuardNode(Node):
             now_ns = time.monotonic_ns()
             safe = self.guard.look(now_ns, lives)
             if safe is not None:
-                self._publisher.publish(fill(self._command, safe))
+                if self._simulated:
+                    rclpy.spin_once(self, timeout_sec=0)  # the newest time on /clock, for the stamp
+                self._publisher.publish(self._command.fill(safe))
             if self.guard.tripped != was_tripped:
                 was_tripped = self.guard.tripped
                 self._tell(now_ns, lives)

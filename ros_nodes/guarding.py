@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from rclpy.node import Node
 
+from ros_nodes.commands import CommandFormat
 from ros_nodes.session import arguments
 from runtime.errors import GanglionError
 from runtime.guard import Heartbeat
@@ -24,8 +26,8 @@ _END_S = 2.0
 class Guarding:
     """A guard process; see `ros_nodes.guard_node`."""
 
-    def __init__(self, name: str, namespace: str, topic: str, joints: Sequence[str], timeout_ms: float) -> None:
-        """Of the node `name` that commands `joints` on the whole name `topic`.
+    def __init__(self, node: Node, topic: str, form: CommandFormat, timeout_ms: float) -> None:
+        """Of `node`, which sends commands of the `form` on the whole name `topic`, as its QoS parameters tell.
 
         Its priority is one above ours, so that it comes in when we keep a core busy. Raises GanglionError if the
         process does not start.
@@ -33,16 +35,19 @@ class Guarding:
         priority = 0
         if os.sched_getscheduler(0) == os.SCHED_FIFO:
             priority = min(os.sched_getparam(0).sched_priority + 1, 99)
-        self._heartbeat = Heartbeat(len(joints))
+        self._heartbeat = Heartbeat(len(form.joints))
         fd = self._heartbeat.fd
         parameters = {
-            "fd": fd, "controller": os.getpid(), "topic": topic, "joints": list(joints), "timeout_ms": timeout_ms,
+            "fd": fd, "controller": os.getpid(), "topic": topic, "timeout_ms": timeout_ms,
             "realtime_priority": priority, "lock_memory": False,
         }  # fmt: skip
-        remaps = {"__node": f"{name}_guard", "__ns": namespace}
+        parameters["use_sim_time"] = node.get_parameter("use_sim_time").value
+        qos = f"qos_overrides.{topic}.publisher"
+        parameters |= {f"{qos}.{name}": p.value for name, p in node.get_parameters_by_prefix(qos).items()}
+        remaps = {"__node": f"{node.get_name()}_guard", "__ns": node.get_namespace()}
         path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ros_nodes.guard_node", *arguments(parameters, remaps)],
+            [sys.executable, "-m", "ros_nodes.guard_node", *arguments(parameters | asdict(form), remaps)],
             pass_fds=[fd], stdin=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": path},
         )  # fmt: skip
         end = time.monotonic() + _START_S

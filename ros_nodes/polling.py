@@ -13,6 +13,7 @@ from typing import Any
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
 
 
 class _NeverExecuted(CallbackGroup):
@@ -31,11 +32,25 @@ class _NeverExecuted(CallbackGroup):
 class PolledSubscription:
     """A topic whose messages are fetched with `take`, in the order in which they came."""
 
-    def __init__(self, node: Node, message_type: type, topic: str, qos: QoSProfile, raw: bool = False) -> None:
-        """With `raw`, messages are their serialised bytes (CDR)."""
+    def __init__(
+        self,
+        node: Node,
+        message_type: type,
+        topic: str,
+        qos: QoSProfile,
+        raw: bool = False,
+        overriding: QoSOverridingOptions | None = None,
+    ) -> None:
+        """With `raw`, messages are their serialised bytes (CDR); `overriding` makes policies the node's parameters."""
         self._node, self._raw = node, raw
         self._subscription = node.create_subscription(
-            message_type, topic, lambda _: None, qos, callback_group=_NeverExecuted(), raw=raw
+            message_type,
+            topic,
+            lambda _: None,
+            qos,
+            callback_group=_NeverExecuted(),
+            raw=raw,
+            qos_overriding_options=overriding,
         )
         self._last_take_ns = time.monotonic_ns()
 

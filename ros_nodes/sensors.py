@@ -7,18 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 from rclpy.clock import Clock
-from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from ros_nodes.conversion import MESSAGE_TYPES, stamp_ns
 from ros_nodes.polling import PolledSubscription
+from ros_nodes.topics import Topics
 from runtime.contract import Contract, Observation
-from runtime.messages import deliver, topics
+from runtime.messages import deliver
+from runtime.messages import topics as observed
 from runtime.sample import Sample
 
-SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
-"""Best effort, so that it matches every publisher; ten messages per tick and topic."""
 _GRACE_NS = 500_000_000  # joint states may come from several publishers, each with some of the joints
+
+
+def sensor_qos() -> QoSProfile:
+    """Best effort, so that it matches every publisher; ten messages per tick and topic."""
+    return QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 @dataclass
@@ -33,20 +37,23 @@ class _Topic:
 class Sensors:
     """Subscribes the contract's observation topics and keeps the latest reading of every channel in `sample`."""
 
-    def __init__(self, node: Node, contract: Contract) -> None:
-        """Raises ContractError if the observations do not fit ROS messages."""
+    def __init__(self, topics: Topics, contract: Contract, clock: Clock) -> None:
+        """`clock` is that of the stamps.
+
+        Raises ContractError if the observations do not fit ROS messages, or ROS refuses a topic.
+        """
         self.sample = Sample(contract)
         self.robot = RobotCheck(contract)
-        self._clock: Clock = node.get_clock()
+        self._clock = clock
         slices = contract.layout.slices
         self._topics = [
             _Topic(
-                PolledSubscription(node, MESSAGE_TYPES[message_type], topic, SENSOR_QOS),
+                topics.subscription(MESSAGE_TYPES[message_type], topics.named(topic), sensor_qos()),
                 observations,
                 np.concatenate([np.arange(slices[o.name].start, slices[o.name].stop) for o in observations]),
                 has_names=message_type == "sensor_msgs/msg/JointState",
             )
-            for topic, (message_type, observations) in topics(contract.observations).items()
+            for topic, (message_type, observations) in observed(contract.observations).items()
         ]
         self.robot.topics = [t.subscription.topic for t in self._topics if t.has_names]
 
@@ -75,11 +82,6 @@ class Sensors:
         stamps = [t.header_ns for t in self._topics if t.header_ns is not None and believed[t.channels].any()]
         latency_ns = self._clock.now().nanoseconds - max(stamps) if stamps else -1
         return latency_ns * 1e-3 if latency_ns >= 0 else math.nan
-
-    def destroy(self) -> None:
-        """Leave the topics."""
-        for topic in self._topics:
-            topic.subscription.destroy()
 
 
 class RobotCheck:

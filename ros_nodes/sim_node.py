@@ -16,13 +16,15 @@ from rcl_interfaces.msg import IntegerRange, ParameterDescriptor, SetParametersR
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from std_msgs.msg import Float64, Float64MultiArray
+from std_msgs.msg import Float64
 from std_srvs.srv import Trigger
 
+from ros_nodes.commands import ARRAY, COMMAND_TYPES, check_type, command_qos
 from ros_nodes.conversion import MESSAGE_TYPES, sensor_message
-from ros_nodes.polling import PolledSubscription
 from ros_nodes.scheduling import declare_realtime, go_realtime
 from ros_nodes.spinning import Spinner, run
+from ros_nodes.topics import subscribe
+from runtime.commands import read_command
 from runtime.errors import GanglionError
 from runtime.loop import Pacer, sleep_until
 from runtime.messages import topics
@@ -53,6 +55,9 @@ class SimNode(Node):
             dynamic_typing=True,  # ROS gives an empty list the type of a byte array
         )
         self.declare_parameter("faults", Parameter("faults", Parameter.Type.STRING_ARRAY, []).value, faults)
+        kinds = ParameterDescriptor(description=f"of the commands, one of {', '.join(COMMAND_TYPES)}", read_only=True)
+        self._command_type = str(self.declare_parameter("command_type", ARRAY, kinds).value)
+        check_type(self._command_type)
         self.env = make_env(str(self.get_parameter("task").value))
         task = self.env.task
         self._layout = self.env.layout
@@ -67,7 +72,7 @@ class SimNode(Node):
         self._metric_publishers = {
             name: self.create_publisher(Float64, f"metrics/{name}", 10) for name in self._metric_names()
         }
-        self._commands = PolledSubscription(self, Float64MultiArray, task.action.topic, QoSProfile(depth=1))
+        self._commands = subscribe(self, COMMAND_TYPES[self._command_type], task.action.topic, command_qos())
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._episode = 0
         go_realtime(self)
@@ -110,14 +115,15 @@ class SimNode(Node):
         return seed
 
     def _receive(self) -> None:
-        joints = self._layout.joints
+        action = self.env.task.action
         for message, _ in self._commands.take():
-            command = np.array(message.data, dtype=np.float64)
-            if command.shape == (joints,) and np.isfinite(command).all():
+            command = read_command(message, self._command_type, action)
+            if command is not None:
                 self._command = command
             else:
                 self.get_logger().warning(
-                    f"ignored {list(command)} on {self._commands.topic}, expected {joints} finite numbers",
+                    f"ignored a message on {self._commands.topic}, expected {len(action.joints)} finite numbers by "
+                    f"{action.kind}: {', '.join(action.joints)}",
                     throttle_duration_sec=1.0,
                 )
 

@@ -11,25 +11,64 @@ from typing import Any, Protocol
 import rclpy
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 
 from runtime.errors import GanglionError
 
 USAGE_ERROR = 2
+_LONGEST_NS = 100_000_000
 
 
 class Spinner:
-    """Runs a node's services, timers and parameters while its paced loop has time."""
+    """Runs a node's services, timers and parameters while its paced loop has time.
+
+    It waits on a wait set of its own and calls the executor when there is something to execute. The executor's own
+    waiting takes 0.3 to 0.4 ms of processor time more, every time.
+    """
 
     def __init__(self, node: Any) -> None:
+        self._node = node
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(node)
+        self._sizes: tuple[int, ...] = ()
+        self._looked_ns = 0
 
     def until(self, deadline_ns: int) -> None:
-        """Execute callbacks until `deadline_ns` of `time.monotonic_ns`; a slow callback may overrun it."""
+        """Execute callbacks until `deadline_ns` of `time.monotonic_ns`; a slow callback may overrun it.
+
+        Ten times a second one callback is executed even if the deadline has passed, so that a loop that is always late
+        can still be stopped; those are also when QoS events are told.
+        """
+        now_ns = time.monotonic_ns()
+        if now_ns - self._looked_ns > _LONGEST_NS:
+            self._looked_ns = now_ns
+            self._executor.spin_once(timeout_sec=0)
         while (remaining := deadline_ns - time.monotonic_ns()) > 0:
-            self._executor.spin_once(timeout_sec=remaining * 1e-9)
+            if self._wait(remaining):
+                self._executor.spin_once(timeout_sec=0)
+
+    def _wait(self, timeout_ns: int) -> bool:
+        """Whether a callback has become due."""
+        node = self._node
+        subscriptions = [s for s in node.subscriptions if s.callback_group.can_execute(s)]
+        timers, clients, services = list(node.timers), list(node.clients), list(node.services)
+        sizes = (len(subscriptions), 0, len(timers), len(clients), len(services), 0)
+        if sizes != self._sizes:
+            self._sizes, self._wait_set = sizes, rclpy_implementation.WaitSet(*sizes, node.context.handle)
+        waiting = self._wait_set
+        waiting.clear_entities()
+        for add, entities in (
+            (waiting.add_subscription, subscriptions),
+            (waiting.add_timer, timers),
+            (waiting.add_client, clients),
+            (waiting.add_service, services),
+        ):
+            for entity in entities:
+                add(entity.handle)
+        waiting.wait(timeout_ns)
+        return any(waiting.get_ready_entities(kind) for kind in ("service", "subscription", "timer", "client"))
 
     def close(self) -> None:
         """Stop executing."""

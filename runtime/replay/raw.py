@@ -10,19 +10,18 @@ from typing import Any
 import numpy as np
 
 from runtime.bundle import Bundle
+from runtime.commands import READABLE, read_command
 from runtime.contract import Contract
 from runtime.controller import Controller
 from runtime.errors import BagError
 from runtime.faults import RunningFault
-from runtime.messages import KINDS, deliver, topics
+from runtime.messages import deliver, topics
 from runtime.replay.bags import Bag
 from runtime.replay.compare import Errors, ReplayResult
 from runtime.safety import Status
 from runtime.sample import NEVER, Sample
 
 _LONGEST_GAP_NS = 10_000_000_000  # a longer silence is skipped: the recording was paused, or its clock jumped
-_BY_JOINT = {"position": "position", "velocity": "velocity", "effort": "effort"}
-_BY_POINT = {"position": "positions", "velocity": "velocities", "effort": "effort"}
 
 
 def replay_raw(
@@ -42,7 +41,7 @@ def replay_raw(
         if record.topic in found:
             deliver(record.message, found[record.topic], runner.sample, record.receive_ns)
         if record.topic == command_topic:
-            runner.command = recorded_command(record.message, bag.topics[record.topic], contract)
+            runner.command = read_command(record.message, bag.topics[record.topic], contract.action)
         if progress is not None and index % 500 == 0:
             progress(runner.recorded_ns * 1e-9)
     _check_received(bag, contract, runner.sample)
@@ -73,7 +72,7 @@ def find_observations(bag: Bag, contract: Contract) -> tuple[dict[str, Any], tup
 
 
 def _find_command(bag: Bag, contract: Contract) -> str | None:
-    names = [bag.find(contract.action.topic, t) for t in _COMMANDS if bag.offers(contract.action.topic, t)]
+    names = [bag.find(contract.action.topic, t) for t in READABLE if bag.offers(contract.action.topic, t)]
     return next(iter(names), None)
 
 
@@ -87,42 +86,6 @@ def _check_received(bag: Bag, contract: Contract, sample: Sample) -> None:
                 f"{bag.path}: '{o.topic}' never holds {unseen} of '{o.name}'; the agent needs {o.min_valid} of "
                 f"{len(o.channels)}: the bag is of another robot, or its joints are named otherwise"
             )
-
-
-def _from_array(message: Any, contract: Contract) -> np.ndarray:
-    return np.asarray(message.data, dtype=np.float64)
-
-
-def _from_joint_state(message: Any, contract: Contract) -> np.ndarray:
-    values = dict(zip(message.name, getattr(message, _BY_JOINT[contract.action.kind])))
-    return np.array([values.get(j, np.nan) for j in contract.action.joints], dtype=np.float64)
-
-
-def _from_trajectory(message: Any, contract: Contract) -> np.ndarray:
-    if not message.points:
-        return np.full(len(contract.action.joints), np.nan)
-    values = dict(zip(message.joint_names, getattr(message.points[0], _BY_POINT[contract.action.kind])))
-    return np.array([values.get(j, np.nan) for j in contract.action.joints], dtype=np.float64)
-
-
-def _from_twist(message: Any, contract: Contract) -> np.ndarray:
-    v, w = message.linear, message.angular
-    values = dict(zip(KINDS["twist"].channels or (), (v.x, v.y, v.z, w.x, w.y, w.z)))
-    return np.array([values.get(j, np.nan) for j in contract.action.joints], dtype=np.float64)
-
-
-_COMMANDS: dict[str, Callable[[Any, Contract], np.ndarray]] = {
-    "std_msgs/msg/Float64MultiArray": _from_array,
-    "trajectory_msgs/msg/JointTrajectory": _from_trajectory,
-    "sensor_msgs/msg/JointState": _from_joint_state,
-    "geometry_msgs/msg/Twist": _from_twist,
-}
-
-
-def recorded_command(message: Any, message_type: str, contract: Contract) -> np.ndarray | None:
-    """SI command (A,) in the contract's order; None if it does not hold a finite value for every joint."""
-    values = _COMMANDS[message_type](message, contract)
-    return values if len(values) == len(contract.action.joints) and np.isfinite(values).all() else None
 
 
 class _Runner:

@@ -7,15 +7,18 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64MultiArray
 
+from ros_nodes.commands import ARRAY, COMMAND_TYPES
 from ros_nodes.conversion import MESSAGE_TYPES, sensor_message
 from ros_nodes.polling import PolledSubscription
 from ros_nodes.session import Child, Session
+from runtime.commands import read_command
 from runtime.contract import Contract
 from runtime.messages import topics
 from runtime.telemetry import Tick, unpack
@@ -32,14 +35,17 @@ def own_domain() -> int:
 class FakeRobot:
     """Publishes constant readings at 100 Hz, in the idle time of a session, and collects what the controller says."""
 
-    def __init__(self, session: Session, contract: Contract, namespace: str = "") -> None:
+    def __init__(self, session: Session, contract: Contract, namespace: str = "", command_type: str = ARRAY) -> None:
         self.contract = contract
         self.values = contract.layout.mean.copy()
         self.silent: set[str] = set()
         """Topics that publish nothing."""
         self.edit: Callable[[object], None] = lambda message: None
         """Called on every message before it is published."""
+        self.messages: list[Any] = []
+        """Commands as they came."""
         self.commands: list[np.ndarray] = []
+        """The same, each (A,) in the contract's order."""
         self.ticks: list[Tick] = []
         self.states: list[np.ndarray] = []
         self.diagnostics: list[DiagnosticArray] = []
@@ -50,7 +56,8 @@ class FakeRobot:
             name: make(MESSAGE_TYPES[kind], namespace + name, 10) for name, (kind, _) in self._topics.items()
         }
         deep = QoSProfile(depth=1000)
-        self._command = PolledSubscription(session.node, Float64MultiArray, f"{namespace}command", deep)
+        self._command = PolledSubscription(session.node, COMMAND_TYPES[command_type], f"{namespace}command", deep)
+        self._command_type = command_type
         self._telemetry = PolledSubscription(session.node, Float64MultiArray, f"{namespace}controller/telemetry", deep)
         self._state = PolledSubscription(session.node, Float64MultiArray, f"{namespace}controller/state", deep)
         self._diagnostics = PolledSubscription(session.node, DiagnosticArray, "/diagnostics", deep)
@@ -61,7 +68,11 @@ class FakeRobot:
         if time.monotonic_ns() >= self._next_ns:
             self._next_ns = max(self._next_ns + PERIOD_NS, time.monotonic_ns() - PERIOD_NS)
             self._publish()
-        self.commands += [np.array(m.data) for m, _ in self._command.take()]
+        for message, _ in self._command.take():
+            command = read_command(message, self._command_type, self.contract.action)
+            assert command is not None
+            self.messages.append(message)
+            self.commands.append(command)
         self.ticks += [unpack(self.contract, np.array(m.data)) for m, _ in self._telemetry.take()]
         self.states += [np.array(m.data) for m, _ in self._state.take()]
         self.diagnostics += [m for m, _ in self._diagnostics.take()]

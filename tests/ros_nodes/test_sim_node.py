@@ -149,6 +149,11 @@ def test_faults_are_applied_and_checked(session: Session) -> None:
         ({"faults": ["lost:elbow"]}, "'elbow' names no sensor channel"),
         ({"seed": -3}, "seed"),
         ({"seed": "three"}, "seed"),
+        (
+            {"command_type": "std_msgs/msg/Float64"},
+            "command_type is 'std_msgs/msg/Float64', expected one of std_msgs/msg/",
+        ),
+        ({"qos_overrides./command.subscription.reliability": "sloppy"}, "the topic 'command' cannot be opened"),
     ],
 )
 def test_a_wrong_parameter_is_one_line(session: Session, parameters: dict[str, object], complaint: str) -> None:

@@ -30,6 +30,22 @@ def array(values: Iterable[float]) -> Any:
     return TYPES.types[ARRAY](layout=layout, data=np.array(list(values), dtype=np.float64))
 
 
+def named_array(values: list[float], label: str) -> Any:
+    """Whose layout names the numbers, as the node's vectors do."""
+    message = array(values)
+    size = len(values)
+    message.layout.dim.append(TYPES.types["std_msgs/msg/MultiArrayDimension"](label=label, size=size, stride=size))
+    return message
+
+
+def trajectory(names: list[str], **columns: list[float]) -> Any:
+    """One point with `positions`, `velocities`, `accelerations` or `effort`; no point if there is none of them."""
+    fields = {name: np.array(columns.get(name, [])) for name in ("positions", "velocities", "accelerations", "effort")}
+    zero = TYPES.types["builtin_interfaces/msg/Duration"](sec=0, nanosec=0)
+    point = TYPES.types["trajectory_msgs/msg/JointTrajectoryPoint"](**fields, time_from_start=zero)
+    return TYPES.types["trajectory_msgs/msg/JointTrajectory"](header(), names, [point] if columns else [])
+
+
 def header() -> Any:
     return TYPES.types["std_msgs/msg/Header"](
         stamp=TYPES.types["builtin_interfaces/msg/Time"](sec=0, nanosec=0), frame_id=""

@@ -11,14 +11,25 @@ from runtime.bundle import Bundle
 from runtime.contract import Action, Contract, Observation
 from runtime.errors import BagError, ContractError
 from runtime.replay.bags import Bag
-from runtime.replay.raw import recorded_command
 from runtime.replay.replay import replay
-from tests.runtime.replay.recording import EPOCH, PERIOD, TYPES, BagWriter, array, header, joint_state, twist
+from tests.runtime.replay.recording import (
+    EPOCH,
+    PERIOD,
+    TYPES,
+    BagWriter,
+    array,
+    header,
+    joint_state,
+    named_array,
+    trajectory,
+    twist,
+)
 from tests.tiny_bundle import tiny_contract, write_tiny_bundle
 
 TURTLEBOT = Path(__file__).resolve().parents[4] / "shared" / "data" / "turtlebot3_gazebo"
 needs_turtlebot = pytest.mark.skipif(not TURTLEBOT.is_dir(), reason=f"the recorded bag {TURTLEBOT} is not here")
 WHEELS = ("wheel_left_joint", "wheel_right_joint")
+DRIVE = twist(0.1, -0.25)
 
 
 def group(name: str, kind: str, topic: str, channels: tuple[str, ...], limit: float, min_valid: int) -> Observation:
@@ -76,7 +87,7 @@ def resting_imu() -> Any:
     return TYPES.types["sensor_msgs/msg/Imu"](header(), upright, unknown, still, unknown, still, unknown)
 
 
-def drive(path: Path, seconds: float, commands: bool = True, namespace: str = "") -> Path:
+def drive(path: Path, seconds: float, commands: bool = True, namespace: str = "", command: Any = DRIVE) -> Path:
     """Wheels and IMU at 50 Hz at rest; from 0.5 s on a recorded command of 0.1 m/s and -0.25 rad/s."""
     with BagWriter(path) as bag:
         for i in range(int(seconds * 50)):
@@ -84,7 +95,7 @@ def drive(path: Path, seconds: float, commands: bool = True, namespace: str = ""
             bag.write(f"{namespace}/joint_states", joint_state(dict.fromkeys((*WHEELS, "lid"), 0.0)), now)
             bag.write(f"{namespace}/imu", resting_imu(), now)
             if commands and i >= 25:
-                bag.write(f"{namespace}/cmd_vel", twist(0.1, -0.25), now)
+                bag.write(f"{namespace}/cmd_vel", command, now)
     return path
 
 
@@ -106,6 +117,22 @@ def test_error_by_hand(namespace: str, base: Bundle, tmp_path: Path) -> None:
     assert result.max == pytest.approx(np.abs(errors).max(), rel=1e-5)
     assert result.rmse == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-5)
     assert result.per_joint["vx"]["rmse"] == pytest.approx(np.sqrt((errors[0] ** 2).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        named_array([-0.25, 0.1], "wz,vx"),
+        joint_state({"wz": 0.0, "vx": 0.0}, {"wz": -0.25, "vx": 0.1}),
+        trajectory(["wz", "vx"], velocities=[-0.25, 0.1]),
+    ],
+    ids=lambda message: message.__msgtype__.rpartition("/")[2],
+)
+def test_commands_of_every_type_are_compared_by_name(command: Any, base: Bundle, tmp_path: Path) -> None:
+    of_twist = replay(drive(tmp_path / "twist", 1.0), base)
+    result = replay(drive(tmp_path / "bag", 1.0, command=command), base)
+    assert result.compared == of_twist.compared == 48
+    assert result.per_joint == of_twist.per_joint
 
 
 def test_faults_strike_the_recorded_sensors(base: Bundle, tmp_path: Path) -> None:
@@ -172,23 +199,3 @@ def test_a_sensor_topic_of_another_type(base: Bundle, tmp_path: Path) -> None:
         bag.write("/joint_states", array([1.0]), EPOCH)
     with pytest.raises(BagError, match="'joint_states' must be sensor_msgs/msg/JointState, the bag has"):
         replay(tmp_path / "bag", base)
-
-
-def test_recorded_commands_of_every_type() -> None:
-    arm = tiny_contract("kuka_reach")
-    contract = replace(arm, action=replace(arm.action, joints=("a", "b"), **{
-        name: getattr(arm.action, name)[:2] for name in ("scale", "offset", "low", "high", "max_rate")
-    }))  # fmt: skip
-    assert recorded_command(array([1.0, 2.0]), "std_msgs/msg/Float64MultiArray", contract) == pytest.approx([1, 2])
-    assert recorded_command(array([1.0]), "std_msgs/msg/Float64MultiArray", contract) is None
-    assert recorded_command(array([1.0, np.nan]), "std_msgs/msg/Float64MultiArray", contract) is None
-    state = joint_state({"lid": 9.0, "b": 2.0, "a": 1.0})
-    assert recorded_command(state, "sensor_msgs/msg/JointState", contract) == pytest.approx([1, 2])
-    assert recorded_command(joint_state({"a": 1.0}), "sensor_msgs/msg/JointState", contract) is None
-    zero = TYPES.types["builtin_interfaces/msg/Duration"](sec=0, nanosec=0)
-    none = np.zeros(0)
-    point = TYPES.types["trajectory_msgs/msg/JointTrajectoryPoint"](np.array([2.0, 1.0]), none, none, none, zero)
-    trajectory = TYPES.types["trajectory_msgs/msg/JointTrajectory"]
-    kind = "trajectory_msgs/msg/JointTrajectory"
-    assert recorded_command(trajectory(header(), ["b", "a"], [point]), kind, contract) == pytest.approx([1, 2])
-    assert recorded_command(trajectory(header(), ["b", "a"], []), kind, contract) is None

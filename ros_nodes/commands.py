@@ -1,0 +1,94 @@
+"""Commands as the messages that drivers take: made once, and filled in every tick."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rclpy.clock import Clock
+from rclpy.duration import Duration
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from ros_nodes.conversion import named_vector
+from runtime.commands import POINT_FIELDS
+from runtime.errors import ContractError
+
+ARRAY, JOINT_STATE = "std_msgs/msg/Float64MultiArray", "sensor_msgs/msg/JointState"
+COMMAND_TYPES: dict[str, type] = {
+    ARRAY: Float64MultiArray,
+    "trajectory_msgs/msg/JointTrajectory": JointTrajectory,
+    JOINT_STATE: JointState,
+}
+"""Python class of every message type in which commands can be sent."""
+
+
+def command_qos() -> QoSProfile:
+    """Reliable, and the newest command alone: an older one is of no use."""
+    return QoSProfile(depth=1)
+
+
+def check_type(message_type: str) -> None:
+    """Raises ContractError unless commands can be sent so."""
+    if message_type not in COMMAND_TYPES:
+        raise ContractError(f"command_type is '{message_type}', expected one of {', '.join(COMMAND_TYPES)}")
+
+
+@dataclass(frozen=True)
+class CommandFormat:
+    """How commands are sent. Raises ContractError unless `order` are the `joints` in some order."""
+
+    message_type: str
+    """A key of COMMAND_TYPES."""
+    kind: str
+    """That of the contract's action."""
+    joints: Sequence[str]
+    """As in the vectors (A,)."""
+    order: Sequence[str]
+    """As in the message."""
+    period_s: float
+
+    def __post_init__(self) -> None:
+        if sorted(self.order) != sorted(self.joints):
+            raise ContractError(
+                f"command_joints is {', '.join(self.order)}; expected the bundle's {len(self.joints)} joints in the "
+                f"driver's order, each once: {', '.join(self.joints)}"
+            )
+
+
+class CommandMessage:
+    """One message, filled anew for every command."""
+
+    def __init__(self, form: CommandFormat, clock: Clock) -> None:
+        """`clock` stamps joint states.
+
+        A trajectory is one point, due in a period. Its stamp stays zero, which means from now on: a trajectory
+        controller throws away what ended in the past, as a stamped command that is a little late would have.
+        """
+        self._index = np.array([form.joints.index(j) for j in form.order])
+        self._clock: Clock | None = None
+        self._message: Any
+        self._values: Any  # the part of it that holds the numbers
+        names = list(form.order)
+        if form.message_type == ARRAY:
+            self._message = self._values = named_vector(names)
+            self._attribute = "data"
+        elif form.message_type == JOINT_STATE:
+            self._message = self._values = JointState(name=names)
+            self._attribute, self._clock = form.kind, clock
+        else:
+            self._values = JointTrajectoryPoint(time_from_start=Duration(seconds=form.period_s).to_msg())
+            self._message = JointTrajectory(joint_names=names, points=[self._values])
+            self._attribute = POINT_FIELDS[form.kind]
+
+    def fill(self, values: np.ndarray) -> Any:
+        """The message with `values` (A,) in the order of `joints`; the same object every time."""
+        setattr(self._values, self._attribute, array.array("d", values[self._index].tobytes()))
+        if self._clock is not None:
+            self._message.header.stamp = self._clock.now().to_msg()
+        return self._message

@@ -1,0 +1,95 @@
+"""The controller's parameters in one table: name, default, meaning, and when they count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.node import Node
+
+from ros_nodes.commands import ARRAY, COMMAND_TYPES, check_type
+from ros_nodes.topics import NAMES
+from runtime.errors import ContractError
+
+
+def _parameter(default: Any, description: str, live: bool = False, **descriptor_fields: bool) -> Any:
+    read_only = descriptor_fields.get("read_only", False)
+    when = "may change at any time" if live else "read at the start" if read_only else "read when configuring"
+    descriptor = ParameterDescriptor(description=f"{description}; {when}", **descriptor_fields)
+    return field(default=default, metadata={"descriptor": descriptor, "live": live})
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ContractError(message)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every field is a parameter of the node; -1 leaves it to the bundle.
+
+    Raises ContractError for a value that no bundle allows.
+    """
+
+    bundle: str = _parameter("", "path of the bundle (ONNX file with its contract)")
+    refine: int = _parameter(-1, "refinement steps per tick; -1 is the bundle's default", live=True)
+    rate_hz: float = _parameter(0.0, "ticks per second; 0 is the contract's rate")
+    autostart: bool = _parameter(False, "configure and activate without a lifecycle manager", read_only=True)
+    engage_s: float = _parameter(-1.0, "seconds of engaging; -1 is 1 where positions are commanded, otherwise 0")
+    most_late_ticks: int = _parameter(50, "late ticks in a row that stop the controller; 0 is never")
+    guard_ms: float = _parameter(
+        -1.0, "time without a tick after which the guard commands; 0 is no guard, -1 is 100 ms or five periods"
+    )
+    command_type: str = _parameter(ARRAY, f"message type of the commands, one of {', '.join(COMMAND_TYPES)}")
+    command_joints: Sequence[str] = _parameter(
+        (), "the joints in the order in which the driver takes them; empty is the contract's order", dynamic_typing=True
+    )
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.rate_hz < math.inf, f"rate_hz is {self.rate_hz:g}, expected 0 (the contract's rate) or more")
+        _require(
+            self.engage_s == -1 or 0 <= self.engage_s < math.inf,
+            f"engage_s is {self.engage_s:g}, expected 0 (at once) or more seconds, or -1 for the default",
+        )
+        _require(
+            self.guard_ms == -1 or 0 <= self.guard_ms < math.inf,
+            f"guard_ms is {self.guard_ms:g}, expected two periods or more, 0 for no guard, or -1 for the default",
+        )
+        _require(
+            self.most_late_ticks >= 0,
+            f"most_late_ticks is {self.most_late_ticks}, expected 0 (never stop for them) or more",
+        )
+        check_type(self.command_type)
+        names = self.command_joints
+        _require(
+            not isinstance(names, str) and isinstance(names, Sequence) and all(isinstance(n, str) for n in names),
+            f"command_joints is {names!r}, expected a list of joints, e.g. ['shoulder', 'elbow']",
+        )
+
+    @staticmethod
+    def declare(node: Node) -> None:
+        """Declare every parameter."""
+        for f in fields(Settings):
+            node.declare_parameter(f.name, f.default, f.metadata["descriptor"])
+
+    @staticmethod
+    def read(node: Node) -> Settings:
+        """The parameters' values."""
+        return Settings(**{f.name: node.get_parameter(f.name).value for f in fields(Settings)})
+
+    @staticmethod
+    def check(node: Node, changes: Mapping[str, Any], configured: bool) -> None:
+        """Raises ContractError if a parameter of `changes` is out of range, or would have no effect."""
+        known = {f.name: f for f in fields(Settings)}
+        Settings(**{name: value for name, value in changes.items() if name in known})
+        for name, value in changes.items():
+            fixed = name.startswith(NAMES) or (name in known and not known[name].metadata["live"])
+            if configured and fixed and value != node.get_parameter(name).value:
+                whole = node.get_fully_qualified_name()
+                raise ContractError(
+                    f"{name} is read when configuring, so it would have no effect now; clean up first "
+                    f"(ros2 lifecycle set {whole} cleanup), then set it and configure again"
+                )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -17,6 +18,7 @@ from ros_nodes.reporting import ChangeLog, Statistics
 from ros_nodes.sensors import Sensors
 from ros_nodes.settings import Settings
 from ros_nodes.topics import Topics
+from runtime.anytime import measured
 from runtime.bundle import Bundle
 from runtime.controller import Controller
 from runtime.errors import ContractError
@@ -45,10 +47,12 @@ class ControlLoop:
         self.contract = bundle.contract
         self.rate_hz = settings.rate_hz or self.contract.rate_hz
         guard_ms = self._guard_ms(settings.guard_ms)
-        steps = None if settings.refine == -1 else settings.refine
-        self.controller = Controller(bundle, steps, self._engage_s(settings.engage_s))
+        engage_s = self._engage_s(settings.engage_s)
+        self.controller = Controller(bundle, engage_s=engage_s, most_surprise=settings.most_surprise)
+        self.refine_as(settings)
         self._most_late_ticks = settings.most_late_ticks
         self.controller.warm_up()
+        self._planner = measured(self.controller)
         self.activation = 0
         self.statistics = Statistics()
         self._logger = node.get_logger()
@@ -81,6 +85,16 @@ class ControlLoop:
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._contract_publisher = node.create_publisher(String, "~/contract", latched)
         self._contract_publisher.publish(String(data=self.contract.to_json()))
+
+    def refine_as(self, settings: Settings) -> None:
+        """From the next tick on. Raises ContractError if the bundle does not allow it."""
+        default = self.contract.refinement.default_steps
+        self.controller.refine = default if settings.refine == -1 else settings.refine
+        self.controller.tolerance = settings.tolerance
+        self.refine = self.controller.refine
+        """Largest number of refinement steps; a tick makes fewer if it is short of time."""
+        budget_ms = 0.5e3 / self.rate_hz if settings.budget_ms == -1 else settings.budget_ms or math.inf
+        self._budget_ns = budget_ms * 1e6
 
     def _engage_s(self, asked: float) -> float:
         """A robot may be far away from positions that are commanded; an effort that is held back can make it fall."""
@@ -151,10 +165,12 @@ class ControlLoop:
         if self._guard is not None and self._guard.took_over():
             self.controller.request(Request.STOP, "the guard had to command: the controller did not tick in time")
         now_ns = time.monotonic_ns()
+        self.controller.refine = self._planner.steps(self._pacer.deadline_ns + self._budget_ns - now_ns, self.refine)
         command = self.controller.tick(self.sensors.sample, now_ns)
         tick_us = (time.monotonic_ns() - now_ns) * 1e-3
         latency_us = float("nan")
         if command.status != Status.WAITING:
+            self._planner.observe(command.steps, round(tick_us * 1e3))
             self._sent = command.values
             self._command_publisher.publish(self._command.fill(command.values))
             if self._guard is not None:
@@ -169,7 +185,7 @@ class ControlLoop:
             activation=self.activation, tick=self._tick, late=late, tick_us=tick_us, latency_us=latency_us,
         )  # fmt: skip
         self._telemetry_publisher.publish(fill(self._telemetry, vector))
-        self.statistics.record(command, tick_us, latency_us, late)
+        self.statistics.record(command, tick_us, latency_us, late, hurried=command.refine < self.refine)
         self._changes.observe(command, now_ns)
         self._tick += 1
         if self._tick % STATE_PERIOD == 0:

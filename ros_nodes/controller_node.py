@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
@@ -73,7 +74,7 @@ class ControllerNode(LifecycleNode):
         action = bundle.contract.action
         self.get_logger().info(
             f"{bundle.path}: {bundle.contract.robot}, {len(action.joints)} joints by {action.kind}, "
-            f"{self._loop.rate_hz:g} Hz, {self._loop.controller.refine} refinement steps"
+            f"{self._loop.rate_hz:g} Hz, {self._loop.refine} refinement steps"
         )
         return super().on_configure(state)
 
@@ -155,19 +156,11 @@ class ControllerNode(LifecycleNode):
         values = {p.name: p.value for p in parameters}
         try:
             Settings.check(self, values, configured=self._loop is not None)
-            if "refine" in values:
-                self._set_refine(values["refine"])
+            if self._loop is not None:
+                self._loop.refine_as(replace(Settings.read(self), **Settings.known(values)))
         except ContractError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
-
-    def _set_refine(self, steps: int) -> None:
-        if self._loop is None:
-            if steps < -1:
-                raise ContractError(f"refine is {steps}, expected -1 (the bundle's default) or more")
-            return
-        default = self._loop.contract.refinement.default_steps
-        self._loop.controller.refine = default if steps == -1 else steps
 
     def _publish_diagnostics(self) -> None:
         name = f"{self.get_fully_qualified_name()}: controller"
@@ -179,7 +172,7 @@ class ControllerNode(LifecycleNode):
             )
         if self._loop is not None and self._active:
             loop = self._loop
-            status = active_status(name, loop.contract, loop.controller.refine, loop.statistics)
+            status = active_status(name, loop.contract, loop.refine, loop.statistics)
         else:
             status = idle_status(name, "inactive" if self._loop else "unconfigured")
         self._diagnostics.publish(diagnostics(status, self.get_clock().now()))

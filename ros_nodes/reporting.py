@@ -87,15 +87,16 @@ class Statistics:
 
     def __init__(self) -> None:
         self.tick, self.latency = LatencyHistogram(), LatencyHistogram()
-        self.ticks = self.late_ticks = 0
+        self.ticks = self.late_ticks = self.hurried_ticks = 0
         self.last: Command | None = None
 
-    def record(self, command: Command, tick_us: float, latency_us: float, late: bool) -> None:
-        """Count one tick."""
+    def record(self, command: Command, tick_us: float, latency_us: float, late: bool, hurried: bool) -> None:
+        """Count one tick; a hurried one had no time for all refinement steps."""
         self.tick.record(tick_us)
         self.latency.record(latency_us)
         self.ticks += 1
         self.late_ticks += late
+        self.hurried_ticks += hurried
         self.last = command
 
 
@@ -119,9 +120,10 @@ def active_status(name: str, contract: Contract, refine: int, statistics: Statis
         "cause": command.cause,
         "masked channels": masked,
         "free energy [nat]": f"{command.free_energy:.4g}",
-        "refinement steps": str(refine),
+        "refinement steps": f"{command.steps} of {refine}",
         "ticks": str(statistics.ticks),
         "late ticks": str(statistics.late_ticks),
+        "ticks short of time to refine": str(statistics.hurried_ticks),
     }
     for title, histogram in (("tick", statistics.tick), ("latency", statistics.latency)):
         summary = histogram.summary()

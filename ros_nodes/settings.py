@@ -12,6 +12,7 @@ from rclpy.node import Node
 
 from ros_nodes.commands import ARRAY, COMMAND_TYPES, check_type
 from ros_nodes.topics import NAMES
+from runtime.controller import MOST_SURPRISE
 from runtime.errors import ContractError
 
 
@@ -35,7 +36,16 @@ class Settings:
     """
 
     bundle: str = _parameter("", "path of the bundle (ONNX file with its contract)")
-    refine: int = _parameter(-1, "refinement steps per tick; -1 is the bundle's default", live=True)
+    refine: int = _parameter(-1, "largest number of refinement steps; -1 is the bundle's default", live=True)
+    tolerance: float = _parameter(
+        0.0, "refinement ends with the step that is expected to lower the free energy by no more, nats", live=True
+    )
+    budget_ms: float = _parameter(
+        -1.0, "time since a tick was due in which refinement shall end; 0 is no bound, -1 is half a period", live=True
+    )
+    most_surprise: float = _parameter(
+        MOST_SURPRISE, "times the calibration's largest surprise, beyond which the robot holds; 0 is no bound"
+    )
     rate_hz: float = _parameter(0.0, "ticks per second; 0 is the contract's rate")
     autostart: bool = _parameter(False, "configure and activate without a lifecycle manager", read_only=True)
     engage_s: float = _parameter(-1.0, "seconds of engaging; -1 is 1 where positions are commanded, otherwise 0")
@@ -49,7 +59,20 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
+        _require(self.refine >= -1, f"refine is {self.refine}, expected -1 (the bundle's default) or more")
         _require(0 <= self.rate_hz < math.inf, f"rate_hz is {self.rate_hz:g}, expected 0 (the contract's rate) or more")
+        _require(
+            0 <= self.tolerance < math.inf,
+            f"tolerance is {self.tolerance:g}, expected 0 (until the free energy falls no more) or more nats",
+        )
+        _require(
+            self.budget_ms == -1 or 0 <= self.budget_ms < math.inf,
+            f"budget_ms is {self.budget_ms:g}, expected more than 0, 0 for no bound, or -1 for half a period",
+        )
+        _require(
+            self.most_surprise == 0 or 1 <= self.most_surprise < math.inf,
+            f"most_surprise is {self.most_surprise:g}, expected 0 (no bound) or 1 and more",
+        )
         _require(
             self.engage_s == -1 or 0 <= self.engage_s < math.inf,
             f"engage_s is {self.engage_s:g}, expected 0 (at once) or more seconds, or -1 for the default",
@@ -81,10 +104,15 @@ class Settings:
         return Settings(**{f.name: node.get_parameter(f.name).value for f in fields(Settings)})
 
     @staticmethod
+    def known(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of `values` whose names are fields."""
+        return {f.name: values[f.name] for f in fields(Settings) if f.name in values}
+
+    @staticmethod
     def check(node: Node, changes: Mapping[str, Any], configured: bool) -> None:
         """Raises ContractError if a parameter of `changes` is out of range, or would have no effect."""
         known = {f.name: f for f in fields(Settings)}
-        Settings(**{name: value for name, value in changes.items() if name in known})
+        Settings(**Settings.known(changes))
         for name, value in changes.items():
             fixed = name.startswith(NAMES) or (name in known and not known[name].metadata["live"])
             if configured and fixed and value != node.get_parameter(name).value:

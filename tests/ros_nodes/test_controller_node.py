@@ -243,8 +243,8 @@ def test_refine_is_checked_and_changes_at_once(session: Session, kuka: Path) -> 
     assert session.change_state("controller", ACTIVATE)
     robot.wait_for(Status.ACTIVE)
     assert robot.ticks[-1].refine == 2
-    for value in (9, -2):
-        with pytest.raises(GanglionError, match=f"refine is {value}, expected 0 to 8"):
+    for value, expected in ((9, "0 to 8"), (-2, "-1")):
+        with pytest.raises(GanglionError, match=f"refine is {value}, expected {expected}"):
             session.set_parameter("controller", "refine", value)
     with pytest.raises(GanglionError, match="rate_hz is -1, expected 0"):
         session.set_parameter("controller", "rate_hz", -1.0)
@@ -252,6 +252,24 @@ def test_refine_is_checked_and_changes_at_once(session: Session, kuka: Path) -> 
     session.spin(0.1)
     assert robot.ticks[-1].refine == 7
     assert robot.ticks[-1].free_energy == 8
+
+
+def test_refinement_keeps_to_its_budget(session: Session, kuka: Path) -> None:
+    robot = FakeRobot(session, KUKA)
+    start_controller(session, kuka, refine=8, budget_ms=0.0)
+    robot.wait_for(Status.ACTIVE)
+    session.spin(0.2)
+    assert {t.refine for t in robot.ticks} == {8}, "without a budget all steps are made, however late the tick"
+    session.set_parameter("controller", "budget_ms", 0.001)
+    session.set_parameter("controller", "tolerance", 0.5)
+    session.spin(0.2)
+    assert (robot.ticks[-1].refine, robot.ticks[-1].steps) == (0, 0), "the amortized answer needs no time for steps"
+    assert robot.ticks[-1].tolerance == 0.5
+    assert robot.ticks[-1].status == Status.ACTIVE
+    with pytest.raises(GanglionError, match="budget_ms is -2, expected more than 0"):
+        session.set_parameter("controller", "budget_ms", -2.0)
+    with pytest.raises(GanglionError, match="tolerance is -1, expected 0"):
+        session.set_parameter("controller", "tolerance", -1.0)
 
 
 def test_cores_are_given_as_a_list(session: Session, kuka: Path) -> None:

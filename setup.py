@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the files that ROS 2 looks for under share/."""
+"""What pyproject.toml cannot say: the files that ROS 2 looks for under share/, and what colcon reads as text."""
 
 from pathlib import Path
 
@@ -18,6 +18,7 @@ def files(pattern: str) -> list[str]:
 
 setuptools.setup(
     license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/ganglion"]),
         ("share/ganglion", ["package.xml"]),

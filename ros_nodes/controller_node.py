@@ -26,6 +26,7 @@ from ros_nodes.scheduling import declare_realtime, go_realtime
 from ros_nodes.spinning import Spinner, run
 from runtime.bundle import Bundle
 from runtime.errors import BundleError, ContractError, GanglionError
+from runtime.providers import AUTO
 from runtime.realtime import quieten_memory
 from runtime.safety import Request
 
@@ -65,6 +66,7 @@ class ControllerNode(LifecycleNode):
         self._declare(
             "guard_ms", -1.0, "time without a tick after which the guard commands; 0 is no guard, -1 is 100 ms"
         )
+        self._declare("provider", AUTO, "what computes: cpu, cuda, tensorrt or auto; read when configuring")
         declare_realtime(self, _PRIORITY)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
@@ -111,10 +113,12 @@ class ControllerNode(LifecycleNode):
             self.get_logger().error(f"configuring failed unexpectedly ({type(error).__name__}: {error})")
             return _ERROR
         quieten_memory()
-        action = bundle.contract.action
+        action, inference = bundle.contract.action, self._loop.controller.inference
+        if inference.notice:
+            self.get_logger().warning(inference.notice)
         self.get_logger().info(
             f"{bundle.path}: {bundle.contract.robot}, {len(action.joints)} joints by {action.kind}, {rate_hz:g} Hz, "
-            f"{self._loop.controller.refine} refinement steps"
+            f"{self._loop.controller.refine} refinement steps on {inference.provider}"
         )
         return super().on_configure(state)
 
@@ -122,7 +126,7 @@ class ControllerNode(LifecycleNode):
         path = str(self._value("bundle"))
         if not path:
             raise BundleError("the parameter 'bundle' is empty; give the path of a bundle: -p bundle:=FILE")
-        return Bundle.load(path)
+        return Bundle.load(path, str(self._value("provider")))
 
     def _rate(self, bundle: Bundle) -> float:
         rate_hz, right = _checked_rate(float(self._value("rate_hz"))), bundle.contract.rate_hz
@@ -225,7 +229,7 @@ class ControllerNode(LifecycleNode):
             )
         if self._loop is not None and self._active:
             loop = self._loop
-            status = active_status(name, loop.contract, loop.controller.refine, loop.statistics)
+            status = active_status(name, loop.controller, loop.statistics)
         else:
             status = idle_status(name, "inactive" if self._loop else "unconfigured")
         self._diagnostics.publish(diagnostics(status, self.get_clock().now()))

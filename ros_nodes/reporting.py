@@ -9,7 +9,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.time import Time
 
 from runtime.contract import Contract
-from runtime.controller import Command
+from runtime.controller import Command, Controller
 from runtime.latency import LatencyHistogram
 from runtime.safety import Status
 from runtime.sensing import Reason
@@ -107,9 +107,9 @@ def _level(command: Command) -> bytes:
     return DiagnosticStatus.OK
 
 
-def active_status(name: str, contract: Contract, refine: int, statistics: Statistics) -> DiagnosticStatus:
+def active_status(name: str, controller: Controller, statistics: Statistics) -> DiagnosticStatus:
     """Diagnostics of an active controller."""
-    command = statistics.last
+    contract, command = controller.contract, statistics.last
     if command is None:
         text = "checking the robot's joints: no complete joint states yet"
         return DiagnosticStatus(level=DiagnosticStatus.WARN, name=name, hardware_id=contract.robot, message=text)
@@ -119,7 +119,8 @@ def active_status(name: str, contract: Contract, refine: int, statistics: Statis
         "cause": command.cause,
         "masked channels": masked,
         "free energy [nat]": f"{command.free_energy:.4g}",
-        "refinement steps": str(refine),
+        "refinement steps": str(controller.refine),
+        "provider": controller.inference.provider,
         "ticks": str(statistics.ticks),
         "late ticks": str(statistics.late_ticks),
     }

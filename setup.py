@@ -22,7 +22,7 @@ setuptools.setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/ganglion"]),
         ("share/ganglion", ["package.xml"]),
-        ("share/ganglion/launch", files("launch/*.py") + files("launch/*.yaml")),
+        ("share/ganglion/launch", files("launch/*.*")),
         ("share/ganglion/bundles", files("bundles/*.onnx")),
     ],
 )

@@ -17,7 +17,7 @@ test: lint test-runtime
 PYENV := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.1*/bin/python)
 
 test-runtime: $(VENV)/installed-all
-	$(BIN)/tox run-parallel --parallel 2 $(PYENV:%=--discover %)
+	$(BIN)/tox run-parallel --parallel 2 $(if $(PYENV),--discover $(PYENV))
 
 lint: $(VENV)/installed-all
 	$(BIN)/ruff check .
@@ -46,4 +46,4 @@ $(VENV)/installed-all: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/installed-demo
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .tox build dist *.egg-info

@@ -64,24 +64,23 @@ def plans(wanted: str, available: Sequence[str], size: int) -> list[list[str]]:
 def start(asked: Sequence[list[str]], make: Callable[[list[str]], S]) -> Started[S]:
     """The first of the plans that starts.
 
-    Raises what `make` raises for the last plan, and GanglionError if onnxruntime takes another provider instead of it,
-    as it does when a library of CUDA is missing.
+    Raises what `make` raises for the CPU, and GanglionError if there is no plan for it and none starts. onnxruntime may
+    take another provider than it was asked for without raising anything, as it does when a library of CUDA is missing.
     """
     short = {full: name for name, full in NAMES.items()}
-    failed: list[str] = []
+    failed: dict[str, str] = {}
     for plan in asked:
         name = short[plan[0]]
         try:
             session = make(plan)
-        except Exception:  # onnxruntime raises many unrelated types
-            if plan is asked[-1]:
+        except Exception as error:  # onnxruntime raises many unrelated types
+            if name == "cpu":
                 raise
-        else:
-            if session.get_providers()[0] == plan[0]:
-                notice = f"{' and '.join(failed)} did not start, so {name} computes instead" if failed else ""
-                return Started(session, name, notice)
-        failed.append(name)
-    raise GanglionError(
-        f"the provider '{failed[-1]}' did not start: a library of CUDA, cuDNN or TensorRT that it needs is missing "
-        f"or of another version, as onnxruntime's own message tells; install it, or ask for '{AUTO}' or 'cpu'"
-    )
+            failed[name] = str(error).strip().splitlines()[0]
+            continue
+        if session.get_providers()[0] == plan[0]:
+            notice = f"{' and '.join(failed)} did not start, so {name} computes instead" if failed else ""
+            return Started(session, name, notice)
+        failed[name] = "a library of CUDA or cuDNN is missing or of another version, see its message above"
+    reasons = "; ".join(f"the provider '{name}' did not start ({why})" for name, why in failed.items())
+    raise GanglionError(f"{reasons}: install what onnxruntime-gpu needs, or ask for '{AUTO}' or 'cpu'")

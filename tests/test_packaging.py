@@ -61,9 +61,20 @@ def test_colcon_finds_its_files_in_place(source: Path, tmp_path: Path) -> None:
     assert {p.name for p in (share / "bundles").iterdir()} == {p.name for p in (ROOT / "bundles").glob("*.onnx")}
     assert (share / "package.xml").is_file()
     assert (prefix / "share" / "ament_index" / "resource_index" / "packages" / "ganglion").is_file()
-    for package in ("runtime", "ros_nodes", "sim", "training", "export"):
-        assert list(prefix.glob(f"lib/python*/site-packages/{package}/__init__.py")), package
-    assert not list(prefix.glob("lib/python*/site-packages/tests"))
+    (packages,) = prefix.glob("lib/python*/site-packages")
+    assert {p.parent.name for p in packages.glob("*/__init__.py")} == {
+        "runtime",
+        "ros_nodes",
+        "sim",
+        "training",
+        "export",
+    }
+    ask = "from runtime.files import shipped_bundle; print(shipped_bundle('kuka_reach'))"
+    done = subprocess.run(
+        [sys.executable, "-c", ask], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(packages)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(share / "bundles" / "kuka_reach.onnx")
 
 
 def test_colcon_can_read_what_setup_py_says(source: Path) -> None:

@@ -212,7 +212,7 @@ def test_interrupt_is_130(run: Run, kuka_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_robots_commands_need_no_torch_and_no_simulator(kuka_path: Path) -> None:
     away = ("torch", "pybullet", "gymnasium", "onnx", "rosbags", "rclpy", "matplotlib")
-    for arguments in (["--help"], ["inspect", kuka_path], ["bench", kuka_path, "--ticks", "20"]):
+    for arguments in (["--help"], ["inspect", kuka_path], ["bench", kuka_path, "--ticks", "20"], ["tasks"]):
         done = blocked(away, *arguments)
         assert done.returncode == 0, done.stderr
         assert done.stdout
@@ -222,7 +222,7 @@ def test_the_robots_commands_need_no_torch_and_no_simulator(kuka_path: Path) -> 
     ("module", "arguments", "advice"),
     [
         ("torch", ["train", "cartpole"], "this needs torch, which is not installed; pip install 'ganglion[train]'"),
-        ("pybullet", ["tasks"], "this needs pybullet, which is not installed; pip install 'ganglion[sim]'"),
+        ("pybullet", ["eval", "KUKA"], "this needs pybullet, which is not installed; pip install 'ganglion[sim]'"),
         ("onnxruntime", ["inspect", "KUKA"], "pip install 'ganglion[cpu]'"),
         (
             "rosbags",

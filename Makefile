@@ -4,14 +4,20 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint picture clean
+.PHONY: demo test test-runtime lint picture clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-demo
 	$(BIN)/ganglion demo
 
-test: lint
+test: lint test-runtime
 	$(BIN)/python -m pytest
+
+# Interpreters that are not on the PATH; one that is nowhere is skipped, which the summary tells.
+PYENV := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.1*/bin/python)
+
+test-runtime: $(VENV)/installed-all
+	$(BIN)/tox run-parallel --parallel 2 $(if $(PYENV),--discover $(PYENV))
 
 lint: $(VENV)/installed-all
 	$(BIN)/ruff check .
@@ -40,4 +46,4 @@ $(VENV)/installed-all: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/installed-demo
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .tox build dist *.egg-info

@@ -50,6 +50,7 @@ def _comma_separated(kind: type, metavar: str, expected: str) -> Any:
 Steps = Annotated[tuple[int, ...], _comma_separated(int, "K,…", "whole numbers")]
 Names = Annotated[tuple[str, ...], _comma_separated(str, "NAME,…", "names")]
 BundlePath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+Provider = Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,tensorrt}")]
 JsonPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 
 
@@ -184,13 +185,15 @@ class Bench:
     """Numbers of refinement steps; those beyond the bundle's largest are left out."""
     ticks: int = 2000
     """Ticks to time for each."""
+    provider: Provider = "auto"
+    """What computes: cpu, cuda, tensorrt, or auto, the CPU unless the bundle is large."""
     json: JsonPath = None
     """Also write the result to this file."""
 
     def run(self) -> None:
         from runtime.bench import bench
 
-        bundle = _load(self.file)
+        bundle = replace(_load(self.file), provider=self.provider)
         largest = bundle.contract.refinement.max_steps
         steps = [k for k in self.refine if k <= largest]
         if len(steps) < len(self.refine):
@@ -198,6 +201,8 @@ class Bench:
         if not steps:
             raise ContractError(f"no K is left to measure: got {list(self.refine)}, the bundle allows 0 to {largest}")
         result = _with_progress("bench", lambda progress: bench(bundle, steps, self.ticks, progress))
+        if result["notice"]:
+            sys.stderr.write(f"notice: {result['notice']}\n")
         _finish(f"{self.file} on {result['provider']}", bench_table(result), result, self.json)
 
 

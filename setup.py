@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the files that ROS 2 looks for under share/."""
+"""What pyproject.toml cannot say: the files that ROS 2 looks for under share/, and what colcon reads as text."""
 
 from pathlib import Path
 
@@ -18,10 +18,11 @@ def files(pattern: str) -> list[str]:
 
 setuptools.setup(
     license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/ganglion"]),
         ("share/ganglion", ["package.xml"]),
-        ("share/ganglion/launch", files("launch/*.py") + files("launch/*.yaml")),
+        ("share/ganglion/launch", files("launch/*.*")),
         ("share/ganglion/bundles", files("bundles/*.onnx")),
     ],
 )

@@ -37,7 +37,7 @@ def check_parity(agent: Agent, bundle: Bundle, ticks: Recording, refine: Sequenc
 
     The difference of two numbers is |onnxruntime - torch| / max(1, |torch|). Raises ParityError above 1e-4.
     """
-    session = bundle.session()
+    session = bundle.start().session
     sequence = ticks.first(SEQUENCE_TICKS)
     worst = 0.0
     answers = chain(_single(agent, session, ticks, refine), _sequence(agent, bundle, session, sequence))

@@ -71,17 +71,19 @@ class ControllerNode(LifecycleNode):
             self.get_logger().error(f"configuring failed unexpectedly ({type(error).__name__}: {error})")
             return _ERROR
         quieten_memory()
-        action = bundle.contract.action
+        action, inference = bundle.contract.action, self._loop.controller.inference
+        if inference.notice:
+            self.get_logger().warning(inference.notice)
         self.get_logger().info(
             f"{bundle.path}: {bundle.contract.robot}, {len(action.joints)} joints by {action.kind}, "
-            f"{self._loop.rate_hz:g} Hz, {self._loop.refine} refinement steps"
+            f"{self._loop.rate_hz:g} Hz, {self._loop.refine} refinement steps on {inference.provider}"
         )
         return super().on_configure(state)
 
     def _load(self, settings: Settings) -> Bundle:
         if not settings.bundle:
             raise BundleError("the parameter 'bundle' is empty; give the path of a bundle: -p bundle:=FILE")
-        bundle = Bundle.load(settings.bundle)
+        bundle = Bundle.load(settings.bundle, settings.provider)
         if settings.rate_hz not in (0, bundle.contract.rate_hz):
             self.get_logger().warning(
                 f"rate_hz is {settings.rate_hz:g}, but the model was trained for {bundle.contract.rate_hz:g} Hz: its "
@@ -172,7 +174,7 @@ class ControllerNode(LifecycleNode):
             )
         if self._loop is not None and self._active:
             loop = self._loop
-            status = active_status(name, loop.contract, loop.refine, loop.statistics)
+            status = active_status(name, loop.controller, loop.refine, loop.statistics)
         else:
             status = idle_status(name, "inactive" if self._loop else "unconfigured")
         self._diagnostics.publish(diagnostics(status, self.get_clock().now()))

@@ -9,7 +9,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.time import Time
 
 from runtime.contract import Contract
-from runtime.controller import Command
+from runtime.controller import Command, Controller
 from runtime.latency import LatencyHistogram
 from runtime.safety import Status
 from runtime.sensing import Reason
@@ -108,9 +108,9 @@ def _level(command: Command) -> bytes:
     return DiagnosticStatus.OK
 
 
-def active_status(name: str, contract: Contract, refine: int, statistics: Statistics) -> DiagnosticStatus:
-    """Diagnostics of an active controller."""
-    command = statistics.last
+def active_status(name: str, controller: Controller, refine: int, statistics: Statistics) -> DiagnosticStatus:
+    """Diagnostics of an active controller that may make `refine` refinement steps per tick."""
+    contract, command = controller.contract, statistics.last
     if command is None:
         text = "checking the robot's joints: no complete joint states yet"
         return DiagnosticStatus(level=DiagnosticStatus.WARN, name=name, hardware_id=contract.robot, message=text)
@@ -121,6 +121,7 @@ def active_status(name: str, contract: Contract, refine: int, statistics: Statis
         "masked channels": masked,
         "free energy [nat]": f"{command.free_energy:.4g}",
         "refinement steps": f"{command.steps} of {refine}",
+        "provider": controller.inference.provider,
         "ticks": str(statistics.ticks),
         "late ticks": str(statistics.late_ticks),
         "ticks short of time to refine": str(statistics.hurried_ticks),

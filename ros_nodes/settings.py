@@ -14,6 +14,8 @@ from ros_nodes.commands import ARRAY, COMMAND_TYPES, check_type
 from ros_nodes.topics import NAMES
 from runtime.controller import MOST_SURPRISE
 from runtime.errors import ContractError
+from runtime.providers import AUTO
+from runtime.providers import NAMES as PROVIDERS
 
 
 def _parameter(default: Any, description: str, live: bool = False, **descriptor_fields: bool) -> Any:
@@ -46,6 +48,7 @@ class Settings:
     most_surprise: float = _parameter(
         MOST_SURPRISE, "times the calibration's largest surprise, beyond which the robot holds; 0 is no bound"
     )
+    provider: str = _parameter(AUTO, f"what computes: {', '.join((AUTO, *PROVIDERS))}")
     rate_hz: float = _parameter(0.0, "ticks per second; 0 is the contract's rate")
     autostart: bool = _parameter(False, "configure and activate without a lifecycle manager", read_only=True)
     engage_s: float = _parameter(-1.0, "seconds of engaging; -1 is 1 where positions are commanded, otherwise 0")

@@ -28,9 +28,10 @@ def bench(
 ) -> dict[str, Any]:
     """Time `Controller.tick` on synthetic readings within the contract's ranges.
 
-    Returns `{"refine": {"K": {"p50_us", "p99_us", "max_us"}}, "provider", "ticks"}` with exact percentiles over
-    `ticks` ticks for each K. `progress` is called with the ticks done and the total. Raises ContractError for a K
-    beyond the bundle's largest, GanglionError if there is nothing to time.
+    Returns `{"refine": {"K": {"p50_us", "p99_us", "max_us"}}, "provider", "notice", "ticks"}` with exact percentiles
+    over `ticks` ticks for each K, what computed them, and what did not start. `progress` is called with the ticks done
+    and the total. Raises ContractError for a K beyond the bundle's largest, GanglionError if there is nothing to time
+    or the bundle's provider cannot be had.
     """
     if ticks < 1:
         raise GanglionError(f"ticks is {ticks}, expected at least 1")
@@ -46,8 +47,8 @@ def bench(
         results[str(steps)] = {"p50_us": float(p50), "p99_us": float(p99), "max_us": float(durations.max())}
         if progress is not None:
             progress((index + 1) * ticks, len(refine) * ticks)
-    provider = controller.inference.session.get_providers()[0]
-    return {"refine": results, "provider": provider, "ticks": ticks}
+    inference = controller.inference
+    return {"refine": results, "provider": inference.provider, "notice": inference.notice, "ticks": ticks}
 
 
 def _readings(layout: Layout) -> np.ndarray:

@@ -10,7 +10,8 @@ from pathlib import Path
 import onnxruntime as ort
 
 from runtime.contract import Contract
-from runtime.errors import BundleError, ContractError
+from runtime.errors import BundleError, ContractError, GanglionError
+from runtime.providers import AUTO, Started, plans, start
 
 METADATA_KEY = "ganglion.contract"
 _GRAPH_FIELD, _METADATA_FIELD = 7, 14  # of onnx.ModelProto
@@ -23,9 +24,11 @@ class Bundle:
     path: Path
     contract: Contract
     model: bytes
+    provider: str = AUTO
+    """What computes it, of `runtime.providers`."""
 
     @staticmethod
-    def load(path: str | Path) -> Bundle:
+    def load(path: str | Path, provider: str = AUTO) -> Bundle:
         """Read and check a bundle.
 
         Raises BundleError if the file is absent, not an ONNX model, truncated, altered, or without a contract, and
@@ -52,12 +55,12 @@ class Bundle:
                 f"{path} is damaged or was altered: its graph has sha256 {digest[:12]}…, the contract says "
                 f"{contract.digest[:12]}…; copy or export it again"
             )
-        return Bundle(path, contract, model)
+        return Bundle(path, contract, model, provider)
 
-    def session(self) -> ort.InferenceSession:
-        """An onnxruntime session for the control loop: one thread, no spinning, CPU.
+    def start(self) -> Started[ort.InferenceSession]:
+        """An onnxruntime session for the control loop: one thread, no spinning.
 
-        Raises BundleError if onnxruntime refuses the graph.
+        Raises BundleError if onnxruntime refuses the graph, and GanglionError if the provider cannot be had.
         """
         options = ort.SessionOptions()
         options.enable_mem_reuse = False  # planning who shares which buffer costs more than it saves on small tensors
@@ -66,8 +69,16 @@ class Bundle:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
+
+        def make(providers: list[str]) -> ort.InferenceSession:
+            # onnxruntime's own way to fall back prints.
+            return ort.InferenceSession(self.model, options, providers=providers, enable_fallback=0)
+
+        asked = plans(self.provider, ort.get_available_providers(), len(self.model))
         try:
-            return ort.InferenceSession(self.model, options, providers=["CPUExecutionProvider"])
+            return start(asked, make)
+        except GanglionError:
+            raise
         except Exception as error:  # onnxruntime raises many unrelated types
             first_line = str(error).strip().splitlines()[0]
             raise BundleError(f"onnxruntime {ort.__version__} refuses {self.path}: {first_line}") from error

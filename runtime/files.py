@@ -41,8 +41,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def shipped_bundle(name: str) -> Path:
     """A bundle of the checkout or the installation. Raises GanglionError if there is none of this name."""
-    data = Path(sysconfig.get_path("data"))
-    places = [Path(__file__).parents[1] / "bundles", data / "share" / "ganglion" / "bundles"]
+    here = Path(__file__)
+    # The first is where colcon installs, which the interpreter does not know.
+    prefixes = dict.fromkeys([*here.parents[4:5], Path(sysconfig.get_path("data"))])
+    places = [here.parents[1] / "bundles", *(prefix / "share" / "ganglion" / "bundles" for prefix in prefixes)]
     found = [place / f"{name}.onnx" for place in places if (place / f"{name}.onnx").is_file()]
     if not found:
         raise GanglionError(f"there is no {name}.onnx in {' or '.join(str(p) for p in places)}; give a bundle yourself")

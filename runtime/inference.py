@@ -47,10 +47,18 @@ class Inference:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        """Raises BundleError if the graph's inputs and outputs are not those of the contract."""
+        """Raises BundleError if the graph does not run, or its inputs and outputs are not those of the contract.
+
+        Raises GanglionError if the bundle's provider cannot be had.
+        """
         self.contract = bundle.contract
         layout = bundle.contract.layout
-        self.session = bundle.session()
+        started = bundle.start()
+        self.session = started.session
+        self.provider = started.provider
+        """What computes the graph: cpu, cuda or tensorrt."""
+        self.notice = started.notice
+        """What would have been preferred and did not start; empty if nothing."""
         self._check_interface(bundle)
 
         self.observation = np.zeros((1, layout.size), np.float32)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -22,8 +23,21 @@ def silenced(descriptor: int) -> Iterator[None]:
         os.close(nowhere)
 
 
-with silenced(2):
-    import pybullet
-import pybullet_data  # noqa: E402
+class _Absent:
+    """Stands for PyBullet where it is not installed: tasks and robots can be told there, only not simulated."""
+
+    def __init__(self, error: ModuleNotFoundError) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        raise self._error
+
+
+try:
+    with silenced(2):
+        import pybullet
+    import pybullet_data
+except ModuleNotFoundError as error:
+    pybullet = pybullet_data = _Absent(error)
 
 __all__ = ["pybullet", "pybullet_data", "silenced"]

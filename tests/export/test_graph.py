@@ -101,7 +101,7 @@ def test_graph_equals_torch_in_every_method(method: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in WITHOUT_STEPS])
 def test_refinement_ends_with_the_step_that_lowers_free_energy_no_more(method: str, tmp_path: Path) -> None:
     agent, model, contract, ticks, _ = built("cartpole", method)
-    session = Bundle.load(write_bundle(tmp_path / "b.onnx", model, contract)).session()
+    session = Bundle.load(write_bundle(tmp_path / "b.onnx", model, contract)).start().session
     names = [o.name for o in session.get_outputs()]
     given = {n: a for n, a in ticks.arrays.items() if n not in ("refine", "verdict")}
     tensors = {n: torch.from_numpy(a) for n, a in given.items()}

@@ -21,6 +21,7 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
 from ros_nodes.control_loop import SPIN_MARGIN_NS, ControlLoop
+from ros_nodes.preflight import check_at_configure
 from ros_nodes.reporting import active_status, diagnostics, idle_status
 from ros_nodes.scheduling import declare_realtime, go_realtime
 from ros_nodes.spinning import Spinner, run
@@ -65,6 +66,11 @@ class ControllerNode(LifecycleNode):
         self._declare(
             "guard_ms", -1.0, "time without a tick after which the guard commands; 0 is no guard, -1 is 100 ms"
         )
+        self._declare(
+            "preflight",
+            "lenient",
+            "the check of the robot when configuring: skip, lenient (forgives what is not there yet) or strict",
+        )
         declare_realtime(self, _PRIORITY)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
@@ -90,10 +96,11 @@ class ControllerNode(LifecycleNode):
     # Lifecycle. rclpy swallows what a transition callback raises, so each reports its own errors.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the bundle; FAILURE with one error line if it cannot run."""
+        """Load the bundle and look at the robot; FAILURE with one error if it cannot run, or does not fit."""
         try:
             bundle = self._load()
             rate_hz = self._rate(bundle)
+            check_at_configure(self, bundle.contract, str(self._value("preflight")))
             steps, engage_s, guard_ms = (self._setting(name) for name in ("refine", "engage_s", "guard_ms"))
             self._loop = ControlLoop(
                 self,

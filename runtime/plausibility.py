@@ -99,12 +99,10 @@ def _check_range(o: Observation, s: Series) -> list[Finding]:
 
 
 def _guess(o: Observation, s: Series) -> str:
-    """The unit in which every reading would be in range."""
-    for unit, factor in _FACTORS.get(o.unit, {}).items():
-        scaled = np.where(s.valid, s.values, np.nan) * factor
-        if not ((scaled < np.array(o.low)) | (scaled > np.array(o.high))).any():
-            return unit
-    return ""
+    """The units in which every reading would be in range."""
+    low, high, values = np.array(o.low), np.array(o.high), np.where(s.valid, s.values, np.nan)
+    units = _FACTORS.get(o.unit, {}).items()
+    return " or ".join(unit for unit, f in units if not ((values * f < low) | (values * f > high)).any())
 
 
 def _check_frozen(o: Observation, s: Series) -> list[Finding]:

@@ -93,7 +93,8 @@ def diagnose(action: Action, stroke: np.ndarray, response: np.ndarray, noise: np
                 continue
             where = f"{name} and {joints[i]}" if mutual else name
             got = "they are swapped" if mutual else f"{joints[i]} moves when it is commanded"
-            found.append(Finding("error", where, got + (", one backwards" if backwards else ""), expected, _REMEDY))
+            got += ", and backwards" if backwards else ""
+            found.append(Finding("error", where, got, "each encoder to answer its own joint's command", _REMEDY))
         elif backwards:
             found.append(Finding("error", name, "it moves the wrong way", expected, _REMEDY))
         if i == j and scaled:

@@ -1,0 +1,541 @@
+"""Windows made by hand: a healthy robot gives no finding, and each thing that is wrong gives its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace as Message
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.contract import Contract, Observation
+from runtime.findings import Finding, errors
+from runtime.messages import topics
+from runtime.preflight import COMMAND_TYPE, CommandTopic, Endpoint, SensorTopic, Window, check
+from runtime.tables import preflight_table
+from sim.tasks import TASKS
+from tests.tiny_bundle import tiny_contract
+
+KUKA, A1 = tiny_contract("kuka_reach"), tiny_contract("a1_stand")
+JOINTS = KUKA.action.joints
+COUNT, PERIOD_NS, EPOCH_NS = 100, 10_000_000, 1_700_000_000_000_000_000
+ARRAY = replace(
+    KUKA,
+    observations=(
+        *KUKA.observations,
+        Observation("load", "array", "load", ("a", "b"), "N", (0.0,) * 2, (1.0,) * 2, (-9.0,) * 2, (9.0,) * 2, 0.05, 2),
+    ),
+)
+
+Edit = Callable[[int, Any], None]
+
+
+def readings(contract: Contract, seed: int = 0, moving: bool = True) -> np.ndarray:
+    """(K, D): joints that swing by 0.1 rad with their speeds, the rest about its mean, all with a little noise."""
+    rng = np.random.default_rng(seed)
+    layout = contract.layout
+    result = np.tile(layout.mean, (COUNT, 1)) + 1e-4 * rng.standard_normal((COUNT, layout.size))
+    time_s = np.arange(COUNT)[:, None] * 0.01
+    for o in contract.observations:
+        phase = np.linspace(0, 1, len(o.channels)) + 3 * time_s
+        if moving and o.kind == "joint_position":
+            result[:, layout.slices[o.name]] += 0.1 * np.sin(phase)
+        if moving and o.kind == "joint_velocity":
+            result[:, layout.slices[o.name]] += 0.3 * np.cos(phase)
+    return result
+
+
+def header(ns: int) -> Message:
+    return Message(stamp=Message(sec=ns // 10**9, nanosec=ns % 10**9))
+
+
+def message(kind: str, carried: list[tuple[Observation, np.ndarray]], stamp_ns: int) -> Message:
+    parts = {o.kind: dict(zip(o.channels, values.tolist())) for o, values in carried}
+    if kind == "sensor_msgs/msg/JointState":
+        names = list(dict.fromkeys(name for part in parts.values() for name in part))
+        columns = {k: [parts.get(f"joint_{k}", {}).get(n, np.nan) for n in names] for k in ("position", "velocity")}
+        effort = [parts.get("joint_effort", {}).get(n, np.nan) for n in names]
+        return Message(header=header(stamp_ns), name=names, effort=effort, **columns)
+    if kind == "sensor_msgs/msg/Imu":
+        vectors = {
+            k: Message(**parts.get(k, dict.fromkeys("xyz", 0.0))) for k in ("angular_velocity", "linear_acceleration")
+        }
+        upright = Message(x=0.0, y=0.0, z=0.0, w=1.0)
+        return Message(header=header(stamp_ns), orientation=upright, orientation_covariance=[0.0] * 9, **vectors)
+    if kind == "geometry_msgs/msg/PointStamped":
+        return Message(header=header(stamp_ns), point=Message(**parts["point"]))
+    if kind == "geometry_msgs/msg/Twist":
+        part = parts["planar_twist"]
+        return Message(linear=Message(x=part["vx"], y=part["vy"], z=0.0), angular=Message(x=0.0, y=0.0, z=part["wz"]))
+    return Message(data=list(parts["array"].values()))
+
+
+def window(contract: Contract, values: np.ndarray | None = None, edit: Edit = lambda k, m: None) -> Window:
+    """A second of messages at 100 Hz, 1 ms after they were stamped; `edit` takes the tick and each of its messages."""
+    values = readings(contract) if values is None else values
+    seen = {}
+    for name, (kind, observations) in topics(contract.observations).items():
+        messages = []
+        for k, row in enumerate(values):
+            carried = [(o, row[contract.layout.slices[o.name]]) for o in observations]
+            messages.append(message(kind, carried, EPOCH_NS + k * PERIOD_NS))
+            edit(k, messages[-1])
+        received = tuple(k * PERIOD_NS for k in range(len(values)))
+        clock = tuple(EPOCH_NS + 1_000_000 + ns for ns in received)
+        driver = Endpoint("/driver", kind, "reliable", "volatile")
+        seen[name] = SensorTopic(f"/{name}", (driver,), tuple(messages), received, clock)
+    drive = Endpoint("/drive", COMMAND_TYPE, "best_effort", "volatile")
+    sensor, command = (
+        Endpoint("/c", "", "best_effort", "volatile"),
+        Endpoint("/c", COMMAND_TYPE, "reliable", "volatile"),
+    )
+    return Window(1.0, seen, CommandTopic("/command", (drive,)), sensor, command)
+
+
+def with_topic(seen: Window, topic: str, **changes: Any) -> Window:
+    return replace(seen, topics=seen.topics | {topic: replace(seen.topics[topic], **changes)})
+
+
+def thinned(seen: Window, topic: str, every: int) -> Window:
+    """The topic at a fraction of its rate."""
+    t = seen.topics[topic]
+    parts = {f: getattr(t, f)[::every] for f in ("messages", "received_ns", "clock_ns")}
+    return with_topic(seen, topic, **parts)
+
+
+def with_command(seen: Window, **changes: Any) -> Window:
+    return replace(seen, command=replace(seen.command, **changes))
+
+
+def the(findings: list[Finding]) -> Finding:
+    assert len(findings) == 1, [f.text for f in findings]
+    return findings[0]
+
+
+def with_joint_states(contract: Contract, change: Callable[[Any], None]) -> Window:
+    def edit(k: int, m: Any) -> None:
+        if hasattr(m, "name"):
+            change(m)
+
+    return window(contract, edit=edit)
+
+
+def with_imu(change: Callable[[Any], None]) -> Window:
+    def edit(k: int, m: Any) -> None:
+        if hasattr(m, "orientation"):
+            change(m)
+
+    return window(A1, edit=edit)
+
+
+def with_values(contract: Contract, observation: str, change: Callable[[np.ndarray], np.ndarray | float]) -> Window:
+    values = readings(contract)
+    part = contract.layout.slices[observation]
+    values[:, part] = change(values[:, part])
+    return window(contract, values)
+
+
+@pytest.mark.parametrize("contract", [KUKA, A1, ARRAY], ids=["kuka", "a1", "array"])
+def test_a_healthy_robot_gives_no_finding(contract: Contract) -> None:
+    assert check(window(contract), contract) == []
+
+
+# Topics.
+
+
+def test_a_topic_without_publisher_is_absent_and_an_error_if_it_is_needed() -> None:
+    silent = {"publishers": (), "messages": (), "received_ns": (), "clock_ns": ()}
+    needed = the(check(with_topic(window(KUKA), "target", **silent), KUKA))
+    assert (needed.level, needed.where, needed.got, needed.absent) == ("error", "/target", "nobody publishes", True)
+    assert errors([needed]) == [needed]
+    assert errors([needed], lenient=True) == []
+    spare = the(check(with_topic(window(KUKA), "end_effector", **silent), KUKA))
+    assert (spare.level, spare.absent) == ("warning", True)
+
+
+def test_a_publisher_without_messages() -> None:
+    silent = {"messages": (), "received_ns": (), "clock_ns": ()}
+    found = the(check(with_topic(window(KUKA), "joint_states", **silent), KUKA))
+    assert (found.level, found.got, found.absent) == ("error", "no message within 1 s", True)
+    patient = replace(KUKA, observations=tuple(replace(o, max_age_s=2.0) for o in KUKA.observations))
+    assert the(check(with_topic(window(patient), "target", **silent), patient)).level == "warning"
+
+
+def test_another_message_type_contradicts() -> None:
+    other = (Endpoint("/camera", "geometry_msgs/msg/Point", "reliable", "volatile"),)
+    found = the(check(with_topic(window(KUKA), "target", publishers=other), KUKA))
+    assert (found.level, found.absent) == ("error", False)
+    assert found.got == "/camera publishes geometry_msgs/msg/Point"
+    assert found.expected == "geometry_msgs/msg/PointStamped"
+
+
+@pytest.mark.parametrize(
+    ("policy", "weak", "strong"),
+    [("reliability", "best_effort", "reliable"), ("durability", "volatile", "transient_local")],
+)
+def test_qualities_of_service_that_do_not_match(policy: str, weak: str, strong: str) -> None:
+    seen = window(KUKA)
+    publisher = replace(seen.topics["target"].publishers[0], **{policy: weak})
+    asks = replace(
+        with_topic(seen, "target", publishers=(publisher,)), requested=replace(seen.requested, **{policy: strong})
+    )
+    asked_of_all = {f.where: f for f in check(asks, KUKA) if f.level == "error"}
+    assert asked_of_all["/target"].got == f"/driver offers {policy} {weak}"
+    assert asked_of_all["/target"].expected.startswith(f"{policy} {strong}")
+
+    drive = replace(seen.command.subscribers[0], **{policy: strong})
+    offers = replace(with_command(seen, subscribers=(drive,)), offered=replace(seen.offered, **{policy: weak}))
+    found = the(check(offers, KUKA))
+    assert (found.where, found.got) == ("/command", f"the controller offers {policy} {weak}")
+
+
+def test_rates() -> None:
+    slow = the(check(thinned(window(KUKA), "joint_states", 10), KUKA))
+    assert (slow.level, slow.got, slow.expected) == ("error", "a message every 0.1 s", "one at least every 0.05 s")
+    low = the(check(thinned(window(KUKA), "joint_states", 3), KUKA))
+    assert (low.level, low.got) == ("warning", "33.3 Hz")
+    assert check(thinned(window(KUKA), "target", 10), KUKA) == []  # it may be 0.25 s old
+    seen = window(KUKA)
+    parts = {
+        f: getattr(seen.topics["target"], f)[:30] + getattr(seen.topics["target"], f)[70:]
+        for f in ("messages", "received_ns", "clock_ns")
+    }
+    gap = the(check(with_topic(seen, "target", **parts), KUKA))
+    assert (gap.level, gap.got) == ("warning", "a gap of 0.41 s")
+
+
+# Stamps.
+
+
+def restamped(change: Callable[[int], int]) -> Window:
+    def edit(k: int, m: Any) -> None:
+        if hasattr(m, "point") and m.point.x > 0.5 - 1e-2:  # end effector and target alike
+            m.header = header(change(k))
+
+    return window(KUKA, edit=edit)
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "got"),
+    [
+        (lambda k: 0, "warning", "stamps are zero"),
+        (lambda k: EPOCH_NS, "error", "every stamp is the same"),
+        (lambda k: EPOCH_NS + (k - 2 * (k % 5 == 4)) * PERIOD_NS, "warning", "20 of 100 stamps go backwards"),
+        (lambda k: EPOCH_NS + k * PERIOD_NS + 10**9, "warning", "stamps are 0.999 s ahead"),
+        (lambda k: EPOCH_NS + k * PERIOD_NS - 10**9, "error", "stamps are 1 s old"),
+    ],
+)
+def test_stamps(change: Callable[[int], int], level: str, got: str) -> None:
+    found = [f for f in check(restamped(change), KUKA) if f.where == "/target: header" and f.got == got]
+    assert the(found).level == level
+
+
+def test_stamps_of_another_clock_are_not_compared() -> None:
+    seen = restamped(lambda k: k * PERIOD_NS + 1)
+    assert errors(check(seen, KUKA)) != []
+    for name in seen.topics:
+        seen = with_topic(seen, name, clock_ns=())
+    assert check(seen, KUKA) == []
+
+
+# Joints and contents.
+
+
+def test_a_renamed_joint_is_named_with_what_it_may_be() -> None:
+    def rename(m: Any) -> None:
+        m.name = [n.replace("lbr_iiwa_joint_4", "iiwa_joint_4") for n in m.name]
+
+    found = check(with_joint_states(KUKA, rename), KUKA)
+    assert [f.where for f in found] == ["/joint_states: joint_position", "/joint_states: joint_velocity"]
+    assert found[0].level == "error"
+    assert found[0].got.startswith("no joint lbr_iiwa_joint_4; it names lbr_iiwa_joint_1")
+    assert "Is it iiwa_joint_4 for lbr_iiwa_joint_4?" in found[0].remedy
+
+
+def test_a_missing_joint_that_is_not_commanded_is_an_error_only_if_it_is_needed() -> None:
+    def cut(m: Any) -> None:
+        if "FR_lower" in m.name:
+            m.name, m.effort = m.name[1:], m.effort[1:]
+            m.position, m.velocity = m.position[1:], m.velocity[1:]
+
+    found = the(check(with_joint_states(A1, cut), A1))
+    assert (found.level, found.where) == ("warning", "/foot_forces: foot_force")
+    needy = replace(
+        A1,
+        observations=tuple(
+            replace(o, min_valid=len(o.channels)) if o.name == "foot_force" else o for o in A1.observations
+        ),
+    )
+    assert the(check(with_joint_states(needy, cut), needy)).level == "error"
+
+
+def test_arrays_of_unequal_length() -> None:
+    def shorten(m: Any) -> None:
+        m.velocity = m.velocity[:5]
+
+    found = the(check(with_joint_states(KUKA, shorten), KUKA))
+    assert (found.level, found.got) == ("error", "7 names, 5 in 'velocity'")
+
+    def empty(m: Any) -> None:
+        m.velocity = []
+
+    found = the(check(with_joint_states(KUKA, empty), KUKA))
+    assert (found.level, found.got) == ("warning", "7 names, 0 in 'velocity'")  # no speed is needed to act
+
+
+def test_a_name_that_comes_twice() -> None:
+    def repeat(m: Any) -> None:
+        m.name = [*m.name, m.name[0]]
+        m.position, m.velocity = [*m.position, m.position[0]], [*m.velocity, m.velocity[0]]
+
+    assert the(check(with_joint_states(KUKA, repeat), KUKA)).got == f"names {JOINTS[0]} twice"
+
+
+def test_an_array_of_another_size() -> None:
+    def grow(k: int, m: Any) -> None:
+        if hasattr(m, "data"):
+            m.data = [*m.data, 0.0]
+
+    found = the(check(window(ARRAY, edit=grow), ARRAY))
+    assert (found.level, found.got, found.expected) == ("error", "3 numbers", "2: a, b")
+
+
+def test_what_a_driver_says_not_to_measure() -> None:
+    def disclaim(m: Any) -> None:
+        m.orientation_covariance = [-1.0, *[0.0] * 8]
+
+    found = the(check(with_imu(disclaim), A1))
+    assert (found.level, found.where) == ("error", "/imu: gravity")
+    assert found.got == "the driver says that it has no orientation"
+
+
+# Values.
+
+
+def test_not_finite_numbers() -> None:
+    def lose(values: np.ndarray) -> np.ndarray:
+        values[:, 1] = np.nan
+        return values
+
+    one = the(check(with_values(KUKA, "joint_position", lose), KUKA))
+    assert (one.level, one.where, one.absent) == ("warning", f"joint_position.{JOINTS[1]}", True)
+    assert one.got == "always no finite number"
+    every = the(check(with_values(KUKA, "joint_position", lambda v: v * np.nan), KUKA))
+    assert (every.level, every.where, every.absent) == ("error", "joint_position", True)
+
+    def flicker(values: np.ndarray) -> np.ndarray:
+        values[::7, 1] = np.inf
+        return values
+
+    assert the(check(with_values(KUKA, "joint_position", flicker), KUKA)).got == "now and then no finite number"
+
+
+def test_out_of_range() -> None:
+    def most(values: np.ndarray) -> np.ndarray:
+        values[10:, 2] = -5000.0
+        return values
+
+    found = the(check(with_values(KUKA, "end_effector", most), KUKA))
+    assert (found.level, found.where, found.got) == ("error", "end_effector.z", "-5000 m")
+    assert found.expected == "-1 to 2 m"
+
+    def few(values: np.ndarray) -> np.ndarray:
+        values[:10, 2] = 300.0
+        return values
+
+    assert the(check(with_values(KUKA, "end_effector", few), KUKA)).level == "warning"
+
+
+@pytest.mark.parametrize(
+    ("observation", "factor", "guess"),
+    [
+        ("joint_position", 180 / np.pi, "degrees"),
+        ("target", 1000.0, "millimetres"),
+    ],
+)
+def test_units_of_positions(observation: str, factor: float, guess: str) -> None:
+    found = [
+        f for f in check(with_values(KUKA, observation, lambda v: v * factor), KUKA) if f.where.startswith(observation)
+    ]
+    assert the(found).level == "error"
+    assert found[0].got.endswith(f"which looks like {guess}")
+
+
+def test_units_of_speeds_that_are_out_of_range() -> None:
+    gentle = tuple(
+        replace(o, low=(-1.0,) * 7, high=(1.0,) * 7) if o.name == "joint_velocity" else o for o in KUKA.observations
+    )
+    contract = replace(KUKA, observations=gentle)
+    found = [
+        f for f in check(with_values(contract, "joint_velocity", lambda v: v * 9.55), contract) if "to 1" in f.expected
+    ]
+    assert the(found).got.endswith(" rad/s, which looks like degrees per second or turns per minute")
+    found = [
+        f for f in check(with_values(contract, "joint_velocity", lambda v: v * 57.3), contract) if "to 1" in f.expected
+    ]
+    assert the(found).got.endswith(" rad/s, which looks like degrees per second")
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda v: -v, "the velocity has the wrong sign"),
+        (lambda v: v * 180 / np.pi, "the velocity looks like degrees per second"),
+        (lambda v: v * 60 / (2 * np.pi), "the velocity looks like turns per minute"),
+        (lambda v: v * -180 / np.pi, "the velocity looks like degrees per second, in the wrong direction"),
+        (lambda v: v * 4, "the velocity is about 4 times the change of the position"),
+        (lambda v: v * 1e-3, "the joint moves, but the velocity does not tell"),
+    ],
+)
+def test_a_velocity_that_contradicts_the_positions(change: Callable[[np.ndarray], np.ndarray], got: str) -> None:
+    found = [f for f in check(with_values(KUKA, "joint_velocity", change), KUKA) if "position" in f.expected]
+    assert (the(found).level, found[0].where, found[0].got) == ("error", "joint_velocity", got)
+
+
+def test_a_velocity_is_not_judged_while_the_joint_stands() -> None:
+    values = readings(KUKA, moving=False)
+    values[:, KUKA.layout.slices["joint_velocity"]] *= -500.0
+    assert check(window(KUKA, values), KUKA) == []
+
+
+def test_readings_that_repeat_exactly() -> None:
+    def freeze(values: np.ndarray) -> np.ndarray:
+        values[:, 3] = values[0, 3]
+        return values
+
+    found = the(check(with_values(KUKA, "joint_position", freeze), KUKA))
+    assert (found.level, found.where) == ("warning", f"joint_position.{JOINTS[3]}")
+    assert found.got == "100 readings are exactly the same"
+    assert check(with_values(KUKA, "target", lambda v: v[0] + 0 * v), KUKA) == []  # a goal may stand still
+
+
+# Inertial measurement.
+
+
+@pytest.mark.parametrize(
+    ("size", "got"), [(1.3, "a quaternion of length 1.3"), (0.0, "no orientation: the quaternion is zero")]
+)
+def test_quaternions(size: float, got: str) -> None:
+    def scale(m: Any) -> None:
+        m.orientation = Message(x=0.0, y=0.0, z=0.0, w=size)
+
+    found = [f for f in check(with_imu(scale), A1) if "quaternion" in f.got]
+    assert the(found).got == got
+    assert found[0].level == ("error" if size else "warning")  # the walker can do without
+
+
+@pytest.mark.parametrize(
+    ("factor", "got"),
+    [
+        (1 / 9.81, "1 m/s² at rest, which looks like g"),
+        (1e-3, "0.00981 m/s² at rest, as if gravity were taken off"),
+        (2.0, "19.6 m/s² at rest"),
+    ],
+)
+def test_accelerations_at_rest(factor: float, got: str) -> None:
+    found = the(check(with_values(A1, "linear_acceleration", lambda v: v * factor), A1))
+    assert (found.level, found.where, found.got) == ("error", "linear_acceleration", got)
+
+
+def test_an_acceleration_in_motion_is_not_judged() -> None:
+    swing = 9.0 * np.sin(np.arange(COUNT))[:, None]
+    assert check(with_values(A1, "linear_acceleration", lambda v: 0.2 * v + swing), A1) == []
+
+
+def test_directions_of_gravity() -> None:
+    def capsize(m: Any) -> None:
+        m.orientation = Message(x=1.0, y=0.0, z=0.0, w=0.0)
+
+    found = check(with_imu(capsize), A1)
+    assert [(f.where, f.level) for f in found] == [("gravity", "error"), ("linear_acceleration and gravity", "error")]
+    assert found[0].got == "the robot is upside down"
+    assert found[1].got == "they see gravity 180° apart"
+    sideways = check(with_values(A1, "linear_acceleration", lambda v: v[:, [2, 0, 1]]), A1)
+    assert the(sideways).got == "they see gravity 90° apart"
+
+
+# Commands.
+
+
+def test_nobody_obeys() -> None:
+    found = the(check(with_command(window(KUKA), subscribers=()), KUKA))
+    assert (found.level, found.got, found.absent) == ("error", "nobody subscribes", True)
+
+
+def test_commands_of_another_type() -> None:
+    other = Endpoint("/jtc", "trajectory_msgs/msg/JointTrajectory", "reliable", "volatile")
+    found = the(check(with_command(window(KUKA), subscribers=(other,)), KUKA))
+    assert (found.level, found.absent) == ("error", False)
+    assert found.got == "/jtc takes trajectory_msgs/msg/JointTrajectory"
+
+
+def test_other_controllers() -> None:
+    other = (Endpoint("/teleop", COMMAND_TYPE, "reliable", "volatile"),)
+    ready = the(check(with_command(window(KUKA), publishers=other), KUKA))
+    assert (ready.level, ready.got) == ("warning", "/teleop is ready to command the robot too")
+    fights = the(check(with_command(window(KUKA), publishers=other, messages=5), KUKA))
+    assert (fights.level, fights.got) == ("error", "/teleop commands the robot too")
+
+
+def test_joint_order_and_interface_of_the_forward_controller() -> None:
+    seen = window(KUKA)
+    assert check(with_command(seen, joints={"/fwd": JOINTS}, interfaces={"/fwd": "position"}), KUKA) == []
+    turned = the(check(with_command(seen, joints={"/fwd": (JOINTS[1], JOINTS[0], *JOINTS[2:])}), KUKA))
+    assert (turned.level, turned.where) == ("error", "/fwd")
+    assert turned.got.endswith(", in another order")
+    fewer = the(check(with_command(seen, joints={"/fwd": JOINTS[:6]}), KUKA))
+    assert not fewer.got.endswith("in another order")
+    assert the(check(with_command(seen, interfaces={"/fwd": "effort"}), KUKA)).got == "it commands the effort interface"
+
+
+# All together.
+
+
+def test_errors_come_first_and_the_table_has_a_row_for_each() -> None:
+    other = (Endpoint("/teleop", COMMAND_TYPE, "reliable", "volatile"),)
+    found = check(with_command(thinned(window(KUKA), "joint_states", 10), publishers=other), KUKA)
+    assert [f.level for f in found] == ["error", "warning"]
+    columns, rows = preflight_table({"findings": [vars(f) for f in found]})
+    assert [row[0] for row in rows] == ["error", "warning"]
+    assert all(len(row) == len(columns) for row in rows)
+
+
+@given(task=st.sampled_from(sorted(TASKS)), seed=st.integers(0, 10**6), moving=st.booleans())
+def test_no_healthy_robot_is_refused(task: str, seed: int, moving: bool) -> None:
+    contract = tiny_contract(task)
+    assert errors(check(window(contract, readings(contract, seed, moving)), contract)) == []
+
+
+_ANY = st.floats(allow_nan=True, allow_infinity=True, width=64)
+
+
+@given(st.data())
+def test_no_robot_crashes_the_check(data: st.DataObject) -> None:
+    contract = data.draw(st.sampled_from([KUKA, A1, ARRAY]))
+    count = data.draw(st.integers(0, 12))
+    values = np.array(data.draw(st.lists(_ANY, min_size=8, max_size=8)))
+    whole = np.resize(values, (count, contract.layout.size))
+    cut = data.draw(st.integers(0, 9))
+    stamps = data.draw(st.lists(st.integers(0, 2**31 * 10**9), min_size=12, max_size=12))
+    words = st.sampled_from(["", "/x", COMMAND_TYPE, "best_effort", "reliable", "volatile", "transient_local"])
+    ends = st.lists(st.builds(Endpoint, words, words, words, words), max_size=2).map(tuple)
+
+    def spoil(k: int, m: Any) -> None:
+        if hasattr(m, "header"):
+            m.header = header(stamps[k])
+        if hasattr(m, "name"):
+            m.name, m.velocity = m.name[cut:] + m.name[:1], m.velocity[: k + cut]
+        if hasattr(m, "orientation"):
+            m.orientation = Message(x=values[0], y=values[1], z=values[2], w=values[3])
+
+    seen = window(contract, whole, spoil)
+    for name in seen.topics:
+        seen = with_topic(seen, name, publishers=data.draw(ends))
+    seen = with_command(seen, subscribers=data.draw(ends), publishers=data.draw(ends), messages=cut)
+    for finding in check(seen, contract):
+        assert finding.level in ("error", "warning")
+        assert finding.text

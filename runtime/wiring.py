@@ -78,33 +78,34 @@ def diagnose(action: Action, stroke: np.ndarray, response: np.ndarray, noise: np
     found: list[Finding] = []
     least = np.maximum(_NOISES * noise, _MOVED * np.abs(stroke)[:, None] if scaled else 0.0)
     moved = np.abs(response) > least
-    moved_most = np.argmax(np.abs(response), axis=1)
+    answers = np.argmax(np.abs(response), axis=1)
+    backwards = np.take_along_axis(response, answers[:, None], axis=1)[:, 0] * stroke < 0
     for j, name in enumerate(joints):
         expected = f"it to move by {stroke[j]:.2g} {action.unit}" if scaled else "it to move"
+        i = int(answers[j])
         if not moved[j].any():
             remedy = "See whether its motor is on, its brake off, and its encoder plugged in."
             found.append(Finding("error", name, "nothing moves when it is commanded", expected, remedy))
             continue
-        i = int(moved_most[j])
-        backwards = response[j, i] * stroke[j] < 0
         if i != j:
-            mutual = moved[i].any() and moved_most[i] == j
-            if mutual and i < j:
-                continue
-            where = f"{name} and {joints[i]}" if mutual else name
-            got = "they are swapped" if mutual else f"{joints[i]} moves when it is commanded"
-            got += ", and backwards" if backwards else ""
-            found.append(Finding("error", where, got, "each encoder to answer its own joint's command", _REMEDY))
-        elif backwards:
+            swapped = bool(moved[i].any()) and answers[i] == j
+            if not swapped or j < i:
+                found.append(_order(name, joints[i], swapped, int(backwards[j]) + int(swapped and backwards[i])))
+        elif backwards[j]:
             found.append(Finding("error", name, "it moves the wrong way", expected, _REMEDY))
         if i == j and scaled:
             found += _scale(name, abs(float(response[j, j] / stroke[j])), expected)
         others = [joints[k] for k in range(len(joints)) if k != i and _along(response[j], i, k, moved[j, k])]
         if others:
-            got = f"{listed(others)} moves along"
             remedy = "Fine where joints are coupled; otherwise look at the mixing of motors and at loose mounts."
-            found.append(Finding("warning", name, got, "no other joint to move", remedy))
+            found.append(Finding("warning", name, f"{listed(others)} moves along", "no other joint to move", remedy))
     return found
+
+
+def _order(name: str, other: str, swapped: bool, backwards: int) -> Finding:
+    where, got = (f"{name} and {other}", "they are swapped") if swapped else (name, f"{other} moves in its place")
+    got += f", {'both' if backwards == 2 else 'one'} backwards" if backwards else ""
+    return Finding("error", where, got, "each encoder to answer its own joint's command", _REMEDY)
 
 
 def _along(response: np.ndarray, main: int, other: int, moved: bool) -> bool:

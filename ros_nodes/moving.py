@@ -139,10 +139,11 @@ class Mover:
         movers = self._movers(right(len(self._sent)), tolerance, brake=False)
         if not movers.any():
             return right(len(self._sent))
+        as_read = self._sent
         for wiring in suspects(movers):
             if not self._movers(wiring, tolerance, brake=True).any():
                 return wiring
-        self._sent = self._sensors.sample.values[self._channels].copy()
+        self._sent = as_read
         return left_pose([self._action.joints[i] for i in np.flatnonzero(movers)])
 
     def _movers(self, wiring: Wiring, tolerance: np.ndarray, brake: bool) -> np.ndarray:
@@ -167,7 +168,8 @@ class Mover:
         """The command goes to `goal` (A,) evenly, in `seconds` or as long as the limits need."""
         start, ticks = self._sent.copy(), self._count(seconds)
         for t in range(1, ticks + 1):
-            self._tick(start + (goal - start) * t / ticks)
+            share = t / ticks
+            self._tick((1.0 - share) * start + share * goal)  # ends at the goal to the last bit
         while np.abs(self._sent - goal).max() > 1e-9:
             before = self._sent
             self._tick(goal)

@@ -57,7 +57,7 @@ def suspects(movers: np.ndarray) -> list[Wiring]:
         exchanged = np.arange(n)
         exchanged[which] = which[::-1]
         result.append(Wiring(exchanged, np.ones(n)))
-    if len(which) in (1, 2):
+    if len(which):
         result.append(Wiring(np.arange(n), np.where(movers, -1.0, 1.0)))
     return result
 

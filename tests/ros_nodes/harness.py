@@ -89,3 +89,14 @@ def start_controller(session: Session, bundle: Path, namespace: str = "/", **par
 def errors(child: Child) -> list[str]:
     """Lines that a node logged as errors."""
     return [line for line in child.log.splitlines() if line.startswith("[ERROR]")]
+
+
+def run_command(session: Session, *arguments: str | Path, timeout_s: float = 90.0) -> tuple[int, str]:
+    """A `ganglion` command in the session's domain, while the session goes on: its exit code and what it wrote."""
+    log = Path(session.environment["ROS_LOG_DIR"]) / "command.log"
+    child = Child("ganglion", [str(a) for a in arguments], session.environment, log)
+    try:
+        session.wait(lambda: child.process.poll() is not None, f"ganglion {arguments[0]}", timeout_s)
+        return child.process.returncode, child.log
+    finally:
+        child.kill()

@@ -89,7 +89,9 @@ def test_suspects_keep_the_robot_where_it_is() -> None:
     exchanged, both = suspects(np.array([False, True, True]))
     assert exchanged.command(swapped).tolist() == pose.tolist()
     assert both.command(pose * [1, -1, -1]).tolist() == pose.tolist()
-    assert suspects(np.array([True, True, True])) == []
+    (every,) = suspects(np.array([True, True, True]))
+    assert every.command(-pose).tolist() == pose.tolist()
+    assert suspects(np.array([False, False, False])) == []
     assert right(3).command(pose).tolist() == pose.tolist()
 
 

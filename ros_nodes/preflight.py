@@ -18,7 +18,7 @@ from runtime.findings import Finding, errors
 from runtime.preflight import check
 
 MODES = ("skip", "lenient", "strict")
-"""Of the check when a controller is configured; `lenient` forgives what is not there yet."""
+"""Of the check when a controller is configured; `lenient` forgives what may pass by itself."""
 _CONFIGURE_S = 1.0
 _DISCOVERY_S = 3.0
 _LONGEST_S = 60.0

@@ -75,7 +75,7 @@ def _check_finite(o: Observation, s: Series) -> list[Finding]:
     level = "error" if left < o.min_valid else "warning"
     remedy = "See whether the sensor is plugged in and the driver reads it."
     expected = "finite numbers" + (f", in {o.min_valid} channels at least" if o.min_valid else "")
-    return [Finding(level, _names(o, which), f"{always} no finite number", expected, remedy, absent=True)]
+    return [Finding(level, _names(o, which), f"{always} no finite number", expected, remedy, passing=True)]
 
 
 def _check_range(o: Observation, s: Series) -> list[Finding]:

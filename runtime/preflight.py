@@ -118,7 +118,7 @@ def _check_endpoints(
         return [
             Finding(
                 _need(observations), topic.name, "nobody publishes", f"a publisher of {message_type}",
-                "Start the driver, or remap the topic.", absent=True,
+                "Start the driver, or remap the topic.", passing=True,
             )
         ]  # fmt: skip
     found = []
@@ -159,7 +159,7 @@ def _check_silence(topic: SensorTopic, observations: tuple[Observation, ...], se
     return [
         Finding(
             level, topic.name, f"no message within {seconds:g} s", f"one at least every {age_s:g} s",
-            "See whether the driver runs, and whether messages cross the network (ros2 topic hz).", absent=True,
+            "See whether the driver runs, and whether messages cross the network (ros2 topic hz).", passing=True,
         )
     ]  # fmt: skip
 
@@ -172,7 +172,7 @@ def _check_rate(
     period_s = float(np.median(gaps)) if len(gaps) else seconds / 2
     expected, remedy = f"one at least every {age_s:g} s", "Raise the driver's rate."
     if period_s > age_s:
-        return [Finding("error", topic.name, f"a message every {period_s:.3g} s", expected, remedy)]
+        return [Finding("error", topic.name, f"a message every {period_s:.3g} s", expected, remedy, passing=True)]
     if len(gaps) and float(gaps.max()) > age_s:
         remedy = "Look for load or a bad network; readings go stale in such gaps."
         return [Finding("warning", topic.name, f"a gap of {float(gaps.max()):.3g} s", expected, remedy)]
@@ -214,7 +214,7 @@ def _check_stamps(topic: SensorTopic, observations: tuple[Observation, ...]) -> 
         elif age_s > longest_s:
             remedy += "; if they are right, the readings come too late: look for a queue or a slow driver."
             found.append(
-                Finding("error", where, f"stamps are {age_s:.3g} s old", f"at most {longest_s:g} s old", remedy)
+                Finding("error", where, f"stamps are {age_s:.3g} s old", f"at most {longest_s:g} s old", remedy, True)
             )
     return found
 
@@ -298,7 +298,7 @@ def _check_command(window: Window, contract: Contract) -> list[Finding]:
         found.append(
             Finding(
                 "error", topic.name, "nobody subscribes", f"a subscription of {COMMAND_TYPE}",
-                "Start the robot's controller (ros2 control list_controllers), or remap the topic.", absent=True,
+                "Start the robot's controller (ros2 control list_controllers), or remap the topic.", passing=True,
             )
         )  # fmt: skip
     fitting = [s for s in topic.subscribers if s.message_type == COMMAND_TYPE]
@@ -314,7 +314,8 @@ def _check_command(window: Window, contract: Contract) -> list[Finding]:
         speaks = topic.messages > 0
         got = f"{names} {'commands' if speaks else 'is ready to command'} the robot too"
         remedy = "Stop the other controller: the two would fight."
-        found.append(Finding("error" if speaks else "warning", topic.name, got, "no other controller", remedy))
+        level = "error" if speaks else "warning"
+        found.append(Finding(level, topic.name, got, "no other controller", remedy, passing=True))
     return found + _check_forward_controllers(topic, contract)
 
 

@@ -69,7 +69,7 @@ class ControllerNode(LifecycleNode):
         self._declare(
             "preflight",
             "lenient",
-            "the check of the robot when configuring: skip, lenient (forgives what may pass, e.g. is not there yet) or strict",
+            "check of the robot when configuring: skip, lenient (forgives what may pass, or come yet) or strict",
         )
         declare_realtime(self, _PRIORITY)
         self.add_on_set_parameters_callback(self._on_parameters)

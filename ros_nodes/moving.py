@@ -10,6 +10,7 @@ from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray
 
 from ros_nodes.conversion import fill, named_vector
+from ros_nodes.guarding import Guarding
 from ros_nodes.observer import COMMAND_QOS, Observer
 from ros_nodes.sensors import Sensors
 from runtime.contract import Contract
@@ -26,9 +27,11 @@ _REST_S = 0.3
 _HOLD_S = 0.4
 _BRAKE_S = 0.15
 _PATIENCE_S = 1.0
+_READY_S = 5.0
 _LOOK_TICKS = 20
 _SMOOTH_TICKS = 3
 _FAR = 4.0  # strokes
+_GUARD_MS = 300.0
 
 
 class _Stopped(Exception):
@@ -54,13 +57,20 @@ class Mover:
         self._pacer = Pacer(contract.rate_hz)
         self._ticks = 0
         self._sent = np.zeros(layout.joints)
+        self._around: np.ndarray | None = None
+        """Readings (A,) from which none may go far; None while that is not known."""
 
     def run(self, progress: Callable[[int, int], None]) -> list[Finding]:
-        """Move every joint and come back; ends with the contract's safe action, also when interrupted."""
+        """Move every joint and come back; ends with the contract's safe action, also when interrupted.
+
+        Raises GanglionError if the guard, which commands it if this process is killed, does not start.
+        """
         joints = self._action.joints
+        topic = self._publisher.topic_name
+        self._guard = Guarding(self._node.get_name(), self._node.get_namespace(), topic, joints, _GUARD_MS)
         commanded = False
         try:
-            self._wait(lambda: self._publisher.get_subscription_count() > 0 and self._fresh())
+            self._wait(self._ready)
             start = self._watch(_MEASURE_S)
             commanded = True
             if self._by_position:
@@ -84,17 +94,23 @@ class Mover:
         finally:
             if commanded:
                 self._make_safe()
+            self._guard.close()
 
     def _fresh(self) -> bool:
         self._sensors.poll()
         age_ns = time.monotonic_ns() - self._sensors.sample.stamp_ns[self._channels]
         return bool((age_ns <= self._max_age_ns).all())
 
+    def _ready(self) -> bool:
+        # The guard, too, is nobody that is known until its node is discovered.
+        listens = self._publisher.get_subscription_count() > 0
+        return self._fresh() and listens and not self._observer.commanders()
+
     def _wait(self, condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + 5.0
+        end = time.monotonic() + _READY_S
         while not condition():
             if time.monotonic() > end:
-                raise _Stopped("the readings of the commanded joints do not come, or the robot does not listen")
+                raise _Stopped("the robot's readings do not come, it does not listen, or somebody else commands it")
             time.sleep(0.005)
         self._pacer.restart()
 
@@ -123,12 +139,23 @@ class Mover:
             raise _Stopped(f"{others[0].node} can command the robot too")
         readings = self._sensors.sample.values[self._channels].copy()
         if not np.isfinite(readings).all():
-            raise _Stopped("a reading is not finite")
+            broken = [self._action.joints[i] for i in np.flatnonzero(~np.isfinite(readings))]
+            raise _Stopped(f"no finite reading of {', '.join(broken)}")
+        if self._guard.took_over() and not np.array_equal(self._safe(), self._sent):
+            raise _Stopped("this machine was too busy to command in time, so the guard did")
+        if self._around is not None:
+            self._check_near(readings - self._around)
         return readings
+
+    def _check_near(self, away: np.ndarray) -> None:
+        share = np.abs(away) / np.abs(strokes(self._action, self._sent))
+        if share.max() > _FAR:
+            raise _Stopped(f"{self._action.joints[int(np.argmax(share))]} moves much farther than it is commanded to")
 
     def _period(self, commands: bool) -> None:
         if commands:
             self._publisher.publish(fill(self._message, self._sent))
+            self._guard.beat(self._safe())
         sleep_until(self._pacer.deadline_ns)
         self._pacer.begin()
         self._pacer.end()
@@ -180,39 +207,35 @@ class Mover:
         """Change of the readings (A,) when one joint's command changes by `size`, and its noise (A,); then back."""
         there = base.copy()
         there[joint] += size
-        before = self._stay(base, _REST_S, None)
+        before = self._stay(base, _REST_S)
+        if self._action.kind != "effort":
+            self._around = before.mean(axis=0)
         self._go(there)
-        after = self._stay(there, _STAY_S, before)
-        if self._by_position:
-            self._go(base)
-        else:
-            back = base.copy()
-            back[joint] -= size
-            self._go(back)
-            self._stay(back, _STAY_S, None)
-            self._go(base)
+        after = self._stay(there, _STAY_S)
+        if not self._by_position:  # what was gained by speed or effort is taken back
+            self._go(2 * base - there)
+            self._stay(2 * base - there, _STAY_S)
+        self._go(base)
+        self._around = None
         measured = self._count(_MEASURE_S)
-        noise = np.std(before[-measured:], axis=0) * np.sqrt(2 / measured)
-        return np.mean(after[-measured:], axis=0) - np.mean(before[-measured:], axis=0), noise
+        noise = before[-measured:].std(axis=0) * np.sqrt(2 / measured)
+        return after[-measured:].mean(axis=0) - before[-measured:].mean(axis=0), noise
 
-    def _stay(self, command: np.ndarray, seconds: float, from_where: list[np.ndarray] | None) -> list[np.ndarray]:
-        """Readings while `command` (A,) lasts; stops if a position goes far from the last of `from_where`."""
-        readings = []
-        far = _FAR * np.abs(strokes(self._action, command))
-        for _ in range(self._count(seconds)):
-            readings.append(self._tick(command))
-            if self._by_position and from_where and (np.abs(readings[-1] - from_where[-1]) > far).any():
-                which = int(np.argmax(np.abs(readings[-1] - from_where[-1]) / far))
-                raise _Stopped(f"{self._action.joints[which]} moves much farther than it is commanded to")
-        return readings
+    def _stay(self, command: np.ndarray, seconds: float) -> np.ndarray:
+        """Readings (ticks, A) while `command` (A,) lasts."""
+        return np.array([self._tick(command) for _ in range(self._count(seconds))])
+
+    def _safe(self) -> np.ndarray:
+        """The contract's safe action (A,) now; what moves by speed or effort stops, whatever the contract holds."""
+        if self._by_position and self._action.safe == "hold":
+            return self._sent
+        return np.clip(np.zeros_like(self._sent), self._action.low, self._action.high)
 
     def _make_safe(self) -> None:
         """The safe action, a few times so that one of them arrives."""
-        safe = self._sent
-        if self._action.safe == "zero" or not self._by_position:
-            safe = np.clip(np.zeros_like(safe), self._action.low, self._action.high)
+        self._guard.disarm()
         for _ in range(_SMOOTH_TICKS):
-            self._publisher.publish(fill(self._message, safe))
+            self._publisher.publish(fill(self._message, self._safe()))
             time.sleep(1 / self._contract.rate_hz)
 
 

@@ -26,6 +26,8 @@ COMMAND_QOS = QoSProfile(depth=1)
 _DEEP = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)
 _POLL_S = 0.005
 _ANSWER_S = 1.0
+_UNNAMED = "_NODE_NAME_UNKNOWN_"
+"""What ROS calls the node of an endpoint that is discovered before its node."""
 
 
 def _endpoint(node: str, message_type: str, qos: QoSProfile) -> Endpoint:
@@ -80,8 +82,9 @@ class Observer:
         )
 
     def _complete(self) -> bool:
-        heard = all(subscription.publishers for subscription in self._topics.values())
-        return heard and bool(self._subscribers())
+        ends = (*self._subscribers(), *self.commanders())
+        named = all(not e.node.endswith(_UNNAMED) for e in ends)
+        return named and bool(self._subscribers()) and all(t.publishers for t in self._topics.values())
 
     def _sensor_topic(self, name: str, received: list[tuple[Any, int]]) -> SensorTopic:
         subscription, clock = self._topics[name], self._owner.get_clock()
@@ -112,7 +115,8 @@ class Observer:
 
     def _command_topic(self, messages: int) -> CommandTopic:
         subscribers = self._subscribers()
-        nodes = list(dict.fromkeys(s.node for s in subscribers if s.message_type == COMMAND_TYPE))
+        fitting = (s.node for s in subscribers if s.message_type == COMMAND_TYPE and not s.node.endswith(_UNNAMED))
+        nodes = list(dict.fromkeys(fitting))
         values = self._ask([(node, name) for node in nodes for name in ("joints", "interface_name", "task")])
         self.simulated = bool(nodes) and all((node, "task") in values for node in nodes)
         return CommandTopic(

@@ -12,6 +12,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from ros_nodes.moving import Mover
 from ros_nodes.observer import Observer
+from ros_nodes.spinning import interruptible
 from runtime.contract import Contract
 from runtime.errors import ContractError, GanglionError
 from runtime.findings import Finding, errors
@@ -63,7 +64,8 @@ def preflight(
     rclpy.init(args=list(ros_arguments), context=context, signal_handler_options=SignalHandlerOptions.NO)
     node = Node(f"preflight_{os.getpid()}", context=context, enable_rosout=False)
     try:
-        with Observer(node, contract, ignored=(node.get_fully_qualified_name(),)) as observer:
+        own = node.get_fully_qualified_name()
+        with interruptible(), Observer(node, contract, ignored=(own, f"{own}_guard")) as observer:
             findings = check(observer.look(seconds, _DISCOVERY_S), contract)
             if not move:
                 return findings

@@ -13,7 +13,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
 from ros_nodes.polling import PolledSubscription
-from ros_nodes.session import ACTIVATE, CONFIGURE, Session
+from ros_nodes.session import ACTIVATE, CONFIGURE, Child, Session
 from runtime.safety import Status
 from tests.ros_nodes.harness import FakeRobot, errors, run_command, start_controller
 from tests.tiny_bundle import tiny_contract, write_tiny_bundle
@@ -245,3 +245,49 @@ def test_a_motion_ends_when_the_readings_do(session: Session, kuka: Path) -> Non
     assert [f["got"] for f in found] == ["stopped: the readings of the commanded joints do not come any more"]
     late = np.array(robot.commands[-20:])
     assert (late == late[0]).all()
+
+
+def test_a_motion_ends_when_somebody_else_may_command(session: Session, kuka: Path) -> None:
+    robot = FakeRobot(session, KUKA)
+    others: list[Any] = []
+
+    def join() -> None:
+        if len(robot.commands) > 150 and not others:
+            others.append(session.node.create_publisher(Float64MultiArray, "command", 1))
+
+    session.idle.append(join)
+    code, found = preflight(session, kuka, "--move", "--confirm")
+    assert code == 1
+    assert [f["got"] for f in found] == ["stopped: /session can command the robot too"]
+    assert len(robot.commands) < 400
+
+
+def test_a_joint_that_runs_away_is_not_followed(session: Session, kuka: Path) -> None:
+    robot = FakeRobot(session, KUKA)
+    start = robot.values[0]
+
+    def amplify() -> None:
+        if robot.commands:
+            robot.values[0] = start + 20.0 * (robot.commands[-1][0] - start)
+
+    session.idle.append(amplify)
+    code, found = preflight(session, kuka, "--move", "--confirm")
+    assert code == 1
+    assert [f["got"] for f in found] == [f"stopped: {JOINTS[0]} moves much farther than it is commanded to"]
+    assert np.abs(np.array(robot.commands)[:, 0] - start).max() < 0.05
+
+
+def test_a_motion_that_is_killed_is_ended_by_its_guard(session: Session, tmp_path: Path) -> None:
+    contract = tiny_contract("husky_goto")
+    robot = FakeRobot(session, contract)
+    bundle = write_tiny_bundle(tmp_path / "tiny.onnx", "husky_goto")
+    child = Child(
+        "ganglion", ["preflight", str(bundle), "--move", "--confirm"], session.environment, tmp_path / "log.txt"
+    )
+    try:
+        session.wait(lambda: bool(robot.commands) and robot.commands[-1].max() > 0.3, "a pulse", 60.0)
+        child.process.kill()
+        child.process.wait(5)
+        session.wait(lambda: not robot.commands[-1].any(), "the guard")
+    finally:
+        child.kill()

@@ -23,6 +23,7 @@ from tests.runtime.windows import (
     with_values,
 )
 
+
 def test_not_finite_numbers() -> None:
     def lose(values: np.ndarray) -> np.ndarray:
         values[:, 1] = np.nan

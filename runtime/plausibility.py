@@ -86,9 +86,9 @@ def _check_range(o: Observation, s: Series) -> list[Finding]:
         return []
     mostly = share > 0.5
     which = mostly if mostly.any() else share > 0
-    worst = int(np.argmax(np.where(which, share, -1.0)))
-    column = s.values[outside[:, worst], worst]
-    got = f"{column[np.argmax(np.abs(column))]:.4g} {o.unit}"
+    beyond = np.where(outside & which, np.maximum(s.values - high, low - s.values) / (high - low), 0.0)
+    row, worst = np.unravel_index(int(np.argmax(beyond)), beyond.shape)
+    got = f"{s.values[row, worst]:.4g} {o.unit}"
     remedy = "Look at the sensor and its unit; a reading outside is not believed."
     if mostly.any():
         guess = _guess(o, s)

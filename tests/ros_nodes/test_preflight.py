@@ -88,13 +88,14 @@ def test_all_that_does_not_fit_is_listed(session: Session, kuka: Path) -> None:
 
 
 def test_without_a_robot_the_exit_code_is_one_and_wrong_options_are_two(session: Session, kuka: Path) -> None:
-    code, found = preflight(session, kuka)
+    code, found = preflight(session, kuka, "--move")
     assert code == 1
     assert {(f["level"], f["where"], f["got"]) for f in found} == {
         ("error", "/joint_states", "nobody publishes"),
         ("warning", "/end_effector", "nobody publishes"),
         ("error", "/target", "nobody publishes"),
         ("error", "/command", "nobody subscribes"),
+        ("error", "motion", "not begun: the checks found errors"),
     }
     code, out = run_command(session, "preflight", kuka, "--seconds", "0")
     assert (code, out.strip()) == (2, "error: seconds is 0, expected 0.2 to 60")

@@ -19,7 +19,7 @@ from rich.table import Table as RichTable
 from runtime.errors import ContractError, GanglionError
 from runtime.extras import explain_missing
 from runtime.files import json_text, shipped_bundle, write_json
-from runtime.tables import Table, bench_table, demo_table, evaluation_table, replay_table
+from runtime.tables import Table, bench_table, demo_table, evaluation_table, preflight_table, replay_table
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
@@ -335,6 +335,37 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Preflight:
+    """Compare a live robot with a bundle, and say what does not fit; '--ros-args …' at the end goes to the node."""
+
+    file: BundlePath
+    """Bundle (.onnx)."""
+    seconds: float = 1.0
+    """How long to look."""
+    move: bool = False
+    """Then move every joint a little, if nothing was wrong, to find swapped joints and wrong signs."""
+    confirm: bool = False
+    """With --move on a real robot: its surroundings are clear, and a hand is on the emergency stop."""
+    json: JsonPath = None
+    """Also write the result to this file."""
+    ros: tyro.conf.Suppress[tuple[str, ...]] = ()
+
+    def run(self) -> int:
+        from ros_nodes.preflight import preflight
+        from runtime.findings import errors
+        from runtime.schema import to_plain
+
+        contract = _load(self.file).contract
+        asked = (contract, self.seconds, self.ros, self.move, self.confirm)
+        findings = _with_progress("preflight", lambda progress: preflight(*asked, progress))
+        fits = not errors(findings)
+        result = {"bundle": str(self.file), "robot": contract.robot, "fits": fits, "findings": to_plain(findings)}
+        title = f"{self.file}: the robot {'fits' if fits else 'does not fit'}"
+        _finish(title, preflight_table(result), result, self.json)
+        return 0 if fits else 1
+
+
+@dataclass(frozen=True)
 class Demo:
     """Simulated arm and controller as two processes: nominal, two encoders lost, then the bag replayed."""
 
@@ -395,6 +426,7 @@ COMMANDS: dict[str, type[Command]] = {
     "video": Video,
     "sim": Sim,
     "run": Run,
+    "preflight": Preflight,
     "demo": Demo,
     "replay": Replay,
 }
@@ -403,7 +435,7 @@ COMMANDS: dict[str, type[Command]] = {
 def _parse(name: str, arguments: list[str]) -> Command:
     if name == "train":
         return _parse_train(arguments)
-    if name in ("sim", "run") and "--ros-args" in arguments:
+    if name in ("sim", "run", "preflight") and "--ros-args" in arguments:
         cut = arguments.index("--ros-args")
         return replace(_parse(name, arguments[:cut]), ros=tuple(arguments[cut:]))  # type: ignore[type-var]
     return _cli(COMMANDS[name], name, arguments)
@@ -470,7 +502,7 @@ def _finish(title: str, table: Table, result: object, path: Path | None) -> None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0, 2 for an error that is told on one line, 130 on Ctrl-C)."""
+    """Run the command line; returns the exit code (0, 1 if a robot does not fit, 2 for an error, 130 on Ctrl-C)."""
     args = list(sys.argv[1:] if arguments is None else arguments)
     if not args or args[0] in ("-h", "--help"):
         (sys.stdout if args else sys.stderr).write(_overview())

@@ -16,10 +16,11 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ros_nodes.conversion import named_vector
-from runtime.commands import POINT_FIELDS
+from runtime.commands import ARRAY, POINT_FIELDS
+from runtime.contract import Contract
 from runtime.errors import ContractError
 
-ARRAY, JOINT_STATE = "std_msgs/msg/Float64MultiArray", "sensor_msgs/msg/JointState"
+JOINT_STATE = "sensor_msgs/msg/JointState"
 COMMAND_TYPES: dict[str, type] = {
     ARRAY: Float64MultiArray,
     "trajectory_msgs/msg/JointTrajectory": JointTrajectory,
@@ -52,6 +53,14 @@ class CommandFormat:
     order: Sequence[str]
     """As in the message."""
     period_s: float
+
+    @staticmethod
+    def of(
+        contract: Contract, message_type: str = ARRAY, order: Sequence[str] = (), rate_hz: float = 0.0
+    ) -> CommandFormat:
+        """For the contract's action; its own order and rate where none is given."""
+        action, period_s = contract.action, 1.0 / (rate_hz or contract.rate_hz)
+        return CommandFormat(message_type, action.kind, action.joints, order or action.joints, period_s)
 
     def __post_init__(self) -> None:
         if sorted(self.order) != sorted(self.joints):

@@ -56,9 +56,7 @@ class ControlLoop:
         self.activation = 0
         self.statistics = Statistics()
         self._logger = node.get_logger()
-        action = self.contract.action
-        order = settings.command_joints or action.joints
-        form = CommandFormat(settings.command_type, action.kind, action.joints, order, 1 / self.rate_hz)
+        form = CommandFormat.of(self.contract, settings.command_type, settings.command_joints, self.rate_hz)
         self._command = CommandMessage(form, node.get_clock())
         self._telemetry = named_vector(labels(self.contract))
         state = self.controller.state()

@@ -20,6 +20,7 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
 from ros_nodes.control_loop import SPIN_MARGIN_NS, ControlLoop
+from ros_nodes.preflight import check_at_configure
 from ros_nodes.reporting import active_status, diagnostics, idle_status
 from ros_nodes.scheduling import declare_realtime, go_realtime
 from ros_nodes.settings import Settings
@@ -59,10 +60,11 @@ class ControllerNode(LifecycleNode):
     # Lifecycle. rclpy swallows what a transition callback raises, so each reports its own errors.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the bundle; FAILURE with one error line if it cannot run."""
+        """Load the bundle and look at the robot; FAILURE with one error if it cannot run, or does not fit."""
         try:
             settings = Settings.read(self)
             bundle = self._load(settings)
+            check_at_configure(self, bundle.contract, settings)
             self._loop = ControlLoop(self, bundle, settings)
         except GanglionError as error:
             self.get_logger().error(str(error))

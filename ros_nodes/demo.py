@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from std_srvs.srv import Trigger
 from ros_nodes.polling import PolledSubscription
 from ros_nodes.recorder import Recorder
 from ros_nodes.session import ACTIVATE, CONFIGURE, DEACTIVATE, Session
+from ros_nodes.spinning import interruptible
 from runtime.bundle import Bundle
 from runtime.contract import Contract
 from runtime.errors import BundleError, GanglionError
@@ -81,7 +79,7 @@ def run_demo(bundle: Path, seconds: float, output: Path, progress: Progress | No
     loaded = _checked(bundle, seconds)
     bag = output / "bag"
     _clear(output)
-    with _interruptible(), Session(1 + os.getpid() % 100, output / "log") as session:
+    with interruptible(), Session(1 + os.getpid() % 100, output / "log") as session:
         demo = _Run(session, loaded, seconds / 4)
         demo.record(bag, tell)
         realtime = demo.is_realtime
@@ -134,19 +132,6 @@ def _clear(output: Path) -> None:
             shutil.rmtree(output / old, ignore_errors=True)
     except OSError as error:
         raise GanglionError(f"cannot write into {output}: {error.strerror}") from error
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does, so that the nodes are ended too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Run:

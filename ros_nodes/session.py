@@ -138,7 +138,8 @@ class Session:
         self.idle: list[Callable[[], None]] = []
         self._log_dir = log_dir
         ros = self._ros_variables(domain)
-        self._environment = dict(os.environ) | ros
+        self.environment = dict(os.environ) | ros
+        """Of the children."""
         self._context = Context()
         with _environment(ros):
             rclpy.init(args=[], context=self._context, domain_id=domain)
@@ -162,7 +163,7 @@ class Session:
     def start(self, module: str, parameters: dict[str, Any], remaps: dict[str, str] | None = None) -> Child:
         """Run a module of nodes as a process."""
         log = self._log_dir / f"{module.rpartition('.')[2]}.{len(self.children)}.log"
-        child = Child(module, arguments(parameters, remaps), self._environment, log)
+        child = Child(module, arguments(parameters, remaps), self.environment, log)
         self.children.append(child)
         return child
 

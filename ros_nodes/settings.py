@@ -10,12 +10,17 @@ from typing import Any
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 
-from ros_nodes.commands import ARRAY, COMMAND_TYPES, check_type
+from ros_nodes.commands import COMMAND_TYPES, check_type
 from ros_nodes.topics import NAMES
+from runtime.commands import ARRAY
 from runtime.controller import MOST_SURPRISE
 from runtime.errors import ContractError
 from runtime.providers import AUTO
 from runtime.providers import NAMES as PROVIDERS
+
+LENIENT = "lenient"
+MODES = ("skip", LENIENT, "strict")
+"""Of the check when a controller is configured."""
 
 
 def _parameter(default: Any, description: str, live: bool = False, **descriptor_fields: bool) -> Any:
@@ -56,6 +61,9 @@ class Settings:
     guard_ms: float = _parameter(
         -1.0, "time without a tick after which the guard commands; 0 is no guard, -1 is 100 ms or five periods"
     )
+    preflight: str = _parameter(
+        LENIENT, f"check of the robot, one of {', '.join(MODES)}; lenient forgives what may pass, or come yet"
+    )
     command_type: str = _parameter(ARRAY, f"message type of the commands, one of {', '.join(COMMAND_TYPES)}")
     command_joints: Sequence[str] = _parameter(
         (), "the joints in the order in which the driver takes them; empty is the contract's order", dynamic_typing=True
@@ -88,6 +96,7 @@ class Settings:
             self.most_late_ticks >= 0,
             f"most_late_ticks is {self.most_late_ticks}, expected 0 (never stop for them) or more",
         )
+        _require(self.preflight in MODES, f"preflight is '{self.preflight}', expected one of {', '.join(MODES)}")
         check_type(self.command_type)
         names = self.command_joints
         _require(

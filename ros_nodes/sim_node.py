@@ -19,12 +19,12 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Float64
 from std_srvs.srv import Trigger
 
-from ros_nodes.commands import ARRAY, COMMAND_TYPES, check_type, command_qos
+from ros_nodes.commands import COMMAND_TYPES, check_type, command_qos
 from ros_nodes.conversion import MESSAGE_TYPES, sensor_message
 from ros_nodes.scheduling import declare_realtime, go_realtime
 from ros_nodes.spinning import Spinner, run
 from ros_nodes.topics import subscribe
-from runtime.commands import read_command
+from runtime.commands import ARRAY, read_command
 from runtime.errors import GanglionError
 from runtime.loop import Pacer, sleep_until
 from runtime.messages import topics

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Protocol
 
@@ -73,6 +75,19 @@ class Spinner:
     def close(self) -> None:
         """Stop executing."""
         self._executor.shutdown()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, so that what it has begun is ended in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class PacedNode(Protocol):

@@ -12,7 +12,6 @@ from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidTopicNameException
-from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -38,7 +37,8 @@ def subscribe(node: Node, message_type: type, topic: str, qos: QoSProfile) -> Po
 class Topics:
     """The topics of one configuration; `close` leaves them."""
 
-    def __init__(self, node: LifecycleNode) -> None:
+    def __init__(self, node: Any) -> None:
+        """Only of a lifecycle node can publishers be made."""
         self._node = node
         self._opened = ExitStack()
 
@@ -49,6 +49,12 @@ class Topics:
             description = f"name of the topic that the bundle calls '{topic}'; read when configuring"
             self._node.declare_parameter(parameter, topic, ParameterDescriptor(description=description))
         return str(self._node.get_parameter(parameter).value)
+
+    def resolved(self, topic: str) -> str:
+        """Full name of the contract's `topic` on the graph. Raises ContractError if ROS refuses it."""
+        name = self.named(topic)
+        with _explained(name):
+            return str(self._node.resolve_topic_name(name))
 
     def publisher(self, message_type: type, topic: str, qos: QoSProfile) -> Any:
         """A lifecycle publisher. Raises ContractError if ROS refuses the name or the QoS."""

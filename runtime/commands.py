@@ -10,6 +10,8 @@ import numpy as np
 from runtime.contract import Action
 from runtime.messages import KINDS
 
+ARRAY = "std_msgs/msg/Float64MultiArray"
+"""The type whose numbers have no names of their own."""
 POINT_FIELDS = {"position": "positions", "velocity": "velocities", "effort": "effort"}
 """Attribute of a trajectory's point for every kind of action."""
 
@@ -42,7 +44,7 @@ def _by_name(names: Iterable[str], values: Iterable[float], action: Action) -> I
 
 
 _READERS: dict[str, Callable[[Any, Action], Iterable[float]]] = {
-    "std_msgs/msg/Float64MultiArray": _from_array,
+    ARRAY: _from_array,
     "trajectory_msgs/msg/JointTrajectory": _from_trajectory,
     "sensor_msgs/msg/JointState": _from_joint_state,
     "geometry_msgs/msg/Twist": _from_twist,

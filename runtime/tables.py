@@ -68,3 +68,9 @@ def demo_table(result: dict[str, Any]) -> Table:
         *errors,
         ("replay identical", "yes" if result["replay_bit_exact"] else "no"),
     ]
+
+
+def preflight_table(result: dict[str, Any]) -> Table:
+    """From the findings of `runtime.preflight.check`, as plain values."""
+    columns = ("", "where", "got", "expected", "what to do")
+    return columns, [(f["level"], f["where"], f["got"], f["expected"], f["remedy"]) for f in result["findings"]]

@@ -52,7 +52,7 @@ def test_help_lists_every_command(run: Run) -> None:
     assert (code, err) == (0, "")
     named = {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
     simulated = {"tasks", "train", "export", "eval", "view", "video", "sim"}
-    assert named == simulated | {"inspect", "bench", "run", "demo", "replay"}
+    assert named == simulated | {"inspect", "bench", "run", "preflight", "demo", "replay"}
     assert max(len(line) for line in out.splitlines()) <= 120
 
 
@@ -153,6 +153,8 @@ def test_replay(run: Run, kuka_path: Path, tmp_path: Path) -> None:
         (["replay", "nowhere", "KUKA"], "there is no bag at nowhere"),
         (["sim", "juggle"], "there is no task 'juggle'"),
         (["run", "none.onnx"], "cannot read the bundle none.onnx"),
+        (["preflight", "none.onnx"], "cannot read the bundle none.onnx"),
+        (["preflight", "KUKA", "--seconds", "99"], "seconds is 99, expected 0.2 to 60"),
         (["export", "nowhere", "-o", "x.onnx"], "nowhere is not a training run"),
         (["train", "juggle"], "there is no task 'juggle'"),
         (["view", "."], "is not a training run"),
@@ -230,6 +232,7 @@ def test_the_robots_commands_need_no_torch_and_no_simulator(kuka_path: Path) -> 
             "this needs rosbags, which is not installed; pip install 'ganglion[replay]'",
         ),
         ("rclpy", ["run", "KUKA"], "source your ROS 2 installation, or pip install 'ganglion[ros]'"),
+        ("rclpy", ["preflight", "KUKA"], "pip install 'ganglion[ros]'"),
         ("rclpy", ["sim", "cartpole"], "pip install 'ganglion[ros]'"),
         ("rclpy", ["demo"], "pip install 'ganglion[ros]'"),
         (

@@ -14,11 +14,11 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64MultiArray
 
-from ros_nodes.commands import ARRAY, COMMAND_TYPES
+from ros_nodes.commands import COMMAND_TYPES
 from ros_nodes.conversion import MESSAGE_TYPES, sensor_message
 from ros_nodes.polling import PolledSubscription
 from ros_nodes.session import Child, Session
-from runtime.commands import read_command
+from runtime.commands import ARRAY, read_command
 from runtime.contract import Contract
 from runtime.messages import topics
 from runtime.telemetry import Tick, unpack
@@ -100,3 +100,14 @@ def start_controller(session: Session, bundle: Path, namespace: str = "/", **par
 def errors(child: Child) -> list[str]:
     """Lines that a node logged as errors."""
     return [line for line in child.log.splitlines() if line.startswith("[ERROR]")]
+
+
+def run_command(session: Session, *arguments: str | Path, timeout_s: float = 90.0) -> tuple[int, str]:
+    """A `ganglion` command in the session's domain, while the session goes on: its exit code and what it wrote."""
+    log = Path(session.environment["ROS_LOG_DIR"]) / "command.log"
+    child = Child("ganglion", [str(a) for a in arguments], session.environment, log)
+    try:
+        session.wait(lambda: child.process.poll() is not None, f"ganglion {arguments[0]}", timeout_s)
+        return child.process.returncode, child.log
+    finally:
+        child.kill()

@@ -14,10 +14,11 @@ from rclpy.clock import Clock
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 
-from ros_nodes.commands import ARRAY, COMMAND_TYPES, JOINT_STATE, CommandFormat, CommandMessage
+from ros_nodes.commands import COMMAND_TYPES, JOINT_STATE, CommandFormat, CommandMessage
 from ros_nodes.conversion import stamp_ns
 from ros_nodes.polling import PolledSubscription
 from ros_nodes.session import CONFIGURE, Session
+from runtime.commands import ARRAY
 from runtime.errors import ContractError
 from runtime.safety import Status
 from tests.ros_nodes.harness import FakeRobot, errors, start_controller

@@ -72,9 +72,9 @@ class Safety:
         if not self.stopped:
             self.stopped, self.cause = True, cause
 
-    def failed(self) -> None:
-        """The output of this tick is not finite. Stops after `MOST_FAILURES` in a row."""
-        self._failures += 1
+    def answered(self, finite: bool) -> None:
+        """Whether the agent's output of this tick is finite. Stops after `MOST_FAILURES` in a row that are not."""
+        self._failures = 0 if finite else self._failures + 1
         if self._failures >= MOST_FAILURES:
             self.stop(f"the agent's output was not finite in {MOST_FAILURES} ticks in a row")
 
@@ -84,7 +84,6 @@ class Safety:
         A share that grows as 3 s^2 - 2 s^3 with the time s, of the way from the pose at which it was engaged, or from
         no effort or velocity; of the increment to the `previous` command (A,) where the action is one.
         """
-        self._failures = 0
         if self._ticks >= self._all:
             return command, Status.ACTIVE
         self._ticks += 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ros_nodes.scheduling import CORES
 from ros_nodes.session import arguments
 from runtime.errors import GanglionError
 from runtime.guard import Heartbeat
@@ -27,8 +28,8 @@ class Guarding:
     def __init__(self, name: str, namespace: str, topic: str, joints: Sequence[str], timeout_ms: float) -> None:
         """Of the node `name` that commands `joints` on the whole name `topic`.
 
-        Its priority is one above ours, so that it comes in when we keep a core busy. Raises GanglionError if the
-        process does not start.
+        Its priority is one above ours and every core is open to it, so that it comes in when we keep ours busy. Raises
+        GanglionError if the process does not start.
         """
         priority = 0
         if os.sched_getscheduler(0) == os.SCHED_FIFO:
@@ -37,7 +38,7 @@ class Guarding:
         fd = self._heartbeat.fd
         parameters = {
             "fd": fd, "controller": os.getpid(), "topic": topic, "joints": list(joints), "timeout_ms": timeout_ms,
-            "realtime_priority": priority, "lock_memory": False,
+            "realtime_priority": priority, "cpus": list(CORES), "lock_memory": False,
         }  # fmt: skip
         remaps = {"__node": f"{name}_guard", "__ns": namespace}
         path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])

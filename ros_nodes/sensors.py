@@ -11,13 +11,14 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from ros_nodes.conversion import MESSAGE_TYPES, stamp_ns
-from ros_nodes.polling import PolledSubscription
+from ros_nodes.polling import PolledSubscription, Waiter
 from runtime.contract import Contract, Observation
 from runtime.messages import deliver, topics
 from runtime.sample import Sample
 
 SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 """Best effort, so that it matches every publisher; ten messages per tick and topic."""
+_STEADY = 5  # periods with one message each, after which the next one is waited for
 _GRACE_NS = 500_000_000  # joint states may come from several publishers, each with some of the joints
 
 
@@ -28,6 +29,16 @@ class _Topic:
     channels: np.ndarray
     has_names: bool
     header_ns: int | None = None
+    received_ns: int = 0
+    count: int = 0
+    """Messages in this period."""
+    streak: int = 0
+    """Periods in a row with exactly one."""
+
+    def restart(self) -> None:
+        self.subscription.discard()
+        self.header_ns = None
+        self.received_ns = self.count = self.streak = 0
 
 
 class Sensors:
@@ -48,13 +59,13 @@ class Sensors:
             )
             for topic, (message_type, observations) in topics(contract.observations).items()
         ]
+        self._waiter = Waiter(node, [t.subscription for t in self._topics])
         self.robot.topics = [t.subscription.topic for t in self._topics if t.has_names]
 
     def restart(self) -> None:
         """Forget every reading, also those that wait."""
         for topic in self._topics:
-            topic.subscription.discard()
-            topic.header_ns = None
+            topic.restart()
         self.sample.clear()
         self.robot.restart()
 
@@ -63,9 +74,31 @@ class Sensors:
         for topic in self._topics:
             for message, received_ns in topic.subscription.take():
                 deliver(message, topic.observations, self.sample, received_ns)
-                topic.header_ns = stamp_ns(message)
+                topic.header_ns, topic.received_ns = stamp_ns(message), received_ns
+                topic.count += 1
                 if topic.has_names:
                     self.robot.saw(message.name, received_ns)
+
+    def await_period(self, deadline_ns: int) -> None:
+        """Poll until every topic that has sent one message in each of the last periods has sent the one of this.
+
+        At most to `deadline_ns` of the steady clock, and to it if there is no such topic.
+        """
+        self.poll()
+        while not self._complete and self._waiter.until(deadline_ns):
+            self.poll()
+
+    @property
+    def _complete(self) -> bool:
+        steady = [t.count > 0 for t in self._topics if t.streak >= _STEADY]
+        return bool(steady) and all(steady)
+
+    def end_period(self) -> int | None:
+        """Begin the next period. Returns when the last of the messages that were waited for came; None if none was."""
+        for topic in self._topics:
+            topic.streak = topic.streak + 1 if topic.count == 1 else 0
+            topic.count = 0
+        return max((t.received_ns for t in self._topics if t.streak > _STEADY), default=None)
 
     def latency_us(self, believed: np.ndarray) -> float:
         """Microseconds from the newest header stamp among the topics with a believed channel to now.
@@ -78,6 +111,7 @@ class Sensors:
 
     def destroy(self) -> None:
         """Leave the topics."""
+        del self._waiter
         for topic in self._topics:
             topic.subscription.destroy()
 

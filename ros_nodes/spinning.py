@@ -17,6 +17,7 @@ from rclpy.signals import SignalHandlerOptions
 from runtime.errors import GanglionError
 
 USAGE_ERROR = 2
+_LONGEST_NS = 10_000_000
 
 
 class Spinner:
@@ -25,11 +26,18 @@ class Spinner:
     def __init__(self, node: Any) -> None:
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(node)
+        self._last_ns = 0
 
     def until(self, deadline_ns: int) -> None:
-        """Execute callbacks until `deadline_ns` of `time.monotonic_ns`; a slow callback may overrun it."""
-        while (remaining := deadline_ns - time.monotonic_ns()) > 0:
-            self._executor.spin_once(timeout_sec=remaining * 1e-9)
+        """Execute callbacks until `deadline_ns` of `time.monotonic_ns`; a slow callback may overrun it.
+
+        One of those that wait is executed every 10 ms in any case, so that a node whose ticks leave no time for them
+        can still be stopped.
+        """
+        now_ns = time.monotonic_ns()
+        while now_ns < deadline_ns or now_ns - self._last_ns > _LONGEST_NS:
+            self._executor.spin_once(timeout_sec=max(deadline_ns - now_ns, 0) * 1e-9)
+            self._last_ns = now_ns = time.monotonic_ns()
 
     def close(self) -> None:
         """Stop executing."""

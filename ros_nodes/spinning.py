@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import FrameType
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from runtime.errors import GanglionError
 
-USAGE_ERROR = 2
+FAILED, USAGE_ERROR = 1, 2
 _LONGEST_NS = 10_000_000
 
 
@@ -70,7 +71,10 @@ class StopRequest:
 
 
 def run(make_node: Callable[[], PacedNode], args: list[str] | None = None) -> int:
-    """Make the node and cycle it until SIGINT or SIGTERM. Returns the exit status: 2 if it could not be made."""
+    """Make the node and cycle it until SIGINT or SIGTERM.
+
+    Returns the exit status: 2 if it could not be made, 1 if it could not go on.
+    """
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         stop = StopRequest()
@@ -81,12 +85,14 @@ def run(make_node: Callable[[], PacedNode], args: list[str] | None = None) -> in
             return USAGE_ERROR
         spinner = Spinner(node)
         try:
-            while not stop.requested:
-                node.cycle(spinner)
-        finally:
-            node.close()
-            spinner.close()
-            node.destroy_node()
+            with ExitStack() as stack:
+                for end in (node.destroy_node, spinner.close, node.close):  # the last one first
+                    stack.callback(end)
+                while not stop.requested:
+                    node.cycle(spinner)
+        except GanglionError as error:
+            get_logger("ganglion").fatal(str(error))
+            return FAILED
         return 0
     finally:
         rclpy.shutdown()

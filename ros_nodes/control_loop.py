@@ -25,11 +25,11 @@ SPIN_MARGIN_NS = 1_000_000
 """Callbacks are executed until this long before the next tick may begin."""
 STATE_PERIOD = 100
 """Ticks between two records of the carried state."""
-_PATIENCE = 0.2  # of a period: the deadline follows the time at which the last sensor is expected by this much
-_EARLY = 0.05  # of a period: a tick begins this long before that time at the earliest
-_FOLLOW = 0.05  # of what the last sensor came too early or late, by which it is expected so the next time
+_PATIENCE, _PATIENCE_NS = 0.2, 2_000_000  # from when the last sensor is expected to the deadline: a share of a period
+_EARLY = 0.25  # of that: a tick begins this long before the last sensor is expected at the earliest
+_FOLLOW = 0.05  # of what the last sensor came too early or late: it is expected so the next time
 _ENGAGE_S = 1.0
-_GUARD_MS = 100.0
+_GUARD_MS, _MOST_GUARD_MS = 100.0, 1e7
 _SILENCE_NS = 1_000_000_000
 _DELIVERY = Duration(seconds=0.2)
 
@@ -61,9 +61,10 @@ class ControlLoop:
             engage_s = _ENGAGE_S if (action.kind, action.mode) == ("position", "absolute") else 0.0
         period_ms = 1e3 / rate_hz
         guard_ms = max(_GUARD_MS, 5 * period_ms) if guard_ms is None else guard_ms
-        if guard_ms and not 2 * period_ms <= guard_ms < np.inf:
+        if guard_ms and not 2 * period_ms <= guard_ms <= _MOST_GUARD_MS:
             raise ContractError(
-                f"guard_ms is {guard_ms:g}, expected two periods ({2 * period_ms:g} ms) or more, or 0 for no guard"
+                f"guard_ms is {guard_ms:g}, expected two periods ({2 * period_ms:g} ms) or more, or 0 for no guard; "
+                f"{_MOST_GUARD_MS:g} at most"
             )
         self.controller = Controller(bundle, refine, engage_s)
         self._most_late_ticks = most_late_ticks
@@ -100,6 +101,7 @@ class ControlLoop:
         self.statistics = Statistics()
         self._changes = ChangeLog(self._logger, self.contract)
         self._pacer = Pacer(self._rate_hz)
+        self._patience_ns = min(round(_PATIENCE * self._pacer.period_ns), _PATIENCE_NS)
         self._tick = self._late_in_a_row = 0
         self._engaged = self._complained = False
         self._started_ns = time.monotonic_ns()
@@ -108,7 +110,7 @@ class ControlLoop:
     @property
     def earliest_ns(self) -> int:
         """When the next tick begins if its readings are in by then, on the steady clock."""
-        return self._expected_ns - round(_EARLY * self._pacer.period_ns)
+        return self._expected_ns - round(_EARLY * self._patience_ns)
 
     def run(self) -> None:
         """One period. Raises ContractError, once the joint states show that this is not the contract's robot.
@@ -129,7 +131,7 @@ class ControlLoop:
     @property
     def _expected_ns(self) -> int:
         """When the last sensor of this period is expected."""
-        return self._pacer.deadline_ns - round(_PATIENCE * self._pacer.period_ns)
+        return self._pacer.deadline_ns - self._patience_ns
 
     def _follow(self, arrival_ns: int | None, expected_ns: int) -> None:
         """Keep step with the robot's clock, which runs a little faster or slower than ours."""
@@ -137,8 +139,7 @@ class ControlLoop:
             return
         period_ns = self._pacer.period_ns
         error_ns = (arrival_ns - expected_ns + period_ns // 2) % period_ns - period_ns // 2
-        most_ns = _PATIENCE * period_ns
-        self._pacer.deadline_ns += round(_FOLLOW * min(max(error_ns, -most_ns), most_ns))
+        self._pacer.deadline_ns += round(_FOLLOW * min(max(error_ns, -self._patience_ns), self._patience_ns))
 
     def _check_robot(self) -> None:
         """Wait for the names of all commanded joints; then tick 0 is due, in step with the robot's joint states."""
@@ -151,7 +152,7 @@ class ControlLoop:
             self._engaged = True
             self._publish_state()
             if robot.topics:
-                first = robot.last_ns + round(_PATIENCE * self._pacer.period_ns)
+                first = robot.last_ns + self._patience_ns
                 periods = max(0, -(-(time.monotonic_ns() - first) // self._pacer.period_ns))
                 self._pacer.deadline_ns = first + periods * self._pacer.period_ns
         elif not self._complained and now_ns - self._started_ns > _SILENCE_NS:

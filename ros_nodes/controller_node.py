@@ -8,7 +8,6 @@ and parameters until shortly before each deadline, then sleeps to the deadline a
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from typing import Any
@@ -25,6 +24,7 @@ from ros_nodes.reporting import active_status, diagnostics, idle_status
 from ros_nodes.scheduling import declare_realtime, go_realtime
 from ros_nodes.spinning import Spinner, run
 from runtime.bundle import Bundle
+from runtime.contract import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 from runtime.errors import BundleError, ContractError, GanglionError
 from runtime.realtime import quieten_memory
 from runtime.safety import Request
@@ -39,8 +39,10 @@ _SUCCESS, _FAILURE, _ERROR = (
 
 
 def _checked_rate(rate_hz: float) -> float:
-    if not 0 <= rate_hz < math.inf:
-        raise ContractError(f"rate_hz is {rate_hz:g}, expected 0 (the contract's rate) or more")
+    if not (rate_hz == 0 or LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ):
+        raise ContractError(
+            f"rate_hz is {rate_hz:g}, expected 0 (the contract's rate), or {LOWEST_RATE_HZ:g} to {HIGHEST_RATE_HZ:g}"
+        )
     return rate_hz
 
 

@@ -11,6 +11,7 @@ from runtime.errors import ContractError
 
 MOST_FAILURES = 10
 """Ticks in a row whose output is not finite, after which the controller stops for good."""
+_LONGEST_S = 3600.0
 
 
 class Status(IntEnum):
@@ -42,10 +43,12 @@ class Safety:
     def __init__(self, action: Action, rate_hz: float, engage_s: float = 0.0) -> None:
         """Engaging takes `engage_s`; the agent acts at once if 0.
 
-        Raises ContractError if it is negative or not finite.
+        Raises ContractError if it is negative, or more than an hour.
         """
-        if not 0 <= engage_s < np.inf:
-            raise ContractError(f"engage_s is {engage_s:g}, expected 0 (at once) or more seconds")
+        if not 0 <= engage_s <= _LONGEST_S:
+            raise ContractError(
+                f"engage_s is {engage_s:g}, expected 0 (at once) or more seconds, {_LONGEST_S:g} at most"
+            )
         self._increment = action.mode == "increment"
         self._position = action.kind == "position"
         self._from = np.zeros(len(action.joints))

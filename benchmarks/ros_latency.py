@@ -67,7 +67,7 @@ class Options:
     """Turns of each node."""
     late_minutes: float = 10.0
     """How long the controller runs at the first rate to count its late ticks."""
-    bundle: Path = field(default_factory=lambda: shipped_bundle("a1_walk"))
+    bundle: Path = field(default_factory=lambda: shipped_bundle("kuka_reach"))
     """What the controller runs."""
     json: Path | None = None
     """Also write the figures to this file."""

@@ -11,6 +11,7 @@ import pytest
 import rclpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.time import Time
 
@@ -216,3 +217,15 @@ def test_parameters_of_any_kind_are_taken_or_refused(node: ControllerNode, kuka:
     run()
     assert 100 < taken < 1900
     assert configured == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("rate_hz", 1e300), ("rate_hz", 1e-300), ("engage_s", 1e308), ("guard_ms", 1e300)]
+)
+def test_a_setting_beyond_all_reason_is_refused(node: ControllerNode, kuka: Path, name: str, value: float) -> None:
+    node.set_parameters([Parameter("bundle", value=str(kuka)), Parameter(name, value=value)])
+    refused = node.get_parameter(name).value != value
+    assert node.trigger_configure() == (
+        TransitionCallbackReturn.SUCCESS if refused else TransitionCallbackReturn.FAILURE
+    )
+    assert refused == (name == "rate_hz"), "a rate is refused at once, the others when configuring"

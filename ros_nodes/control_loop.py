@@ -16,7 +16,7 @@ from ros_nodes.conversion import fill, named_vector
 from ros_nodes.guarding import Guarding
 from ros_nodes.reporting import ChangeLog, Statistics
 from ros_nodes.sensors import Sensors
-from ros_nodes.settings import Settings
+from ros_nodes.settings import MOST_GUARD_MS, Settings
 from ros_nodes.topics import Topics
 from runtime.anytime import measured
 from runtime.bundle import Bundle
@@ -27,13 +27,15 @@ from runtime.safety import Request, Status
 from runtime.telemetry import labels, pack, pack_state
 
 SPIN_MARGIN_NS = 1_000_000
-"""Callbacks are executed until this long before a deadline."""
+"""Callbacks are executed until this long before the next tick may begin."""
 STATE_PERIOD = 100
 """Ticks between two records of the carried state."""
-_PHASE_NS = 2_000_000  # the tick follows the joint states by this much, so that all sensors of a period are in
+_PATIENCE, _PATIENCE_NS = 0.2, 2_000_000  # from when the last sensor is expected to the deadline: a share of a period
+_EARLY = 0.25  # of that: a tick begins this long before the last sensor is expected at the earliest
+_FOLLOW = 0.05  # of what the last sensor came too early or late: it is expected so the next time
 _ENGAGE_S = 1.0
 _GUARD_MS = 100.0
-_PATIENCE_NS = 1_000_000_000
+_SILENCE_NS = 1_000_000_000
 _DELIVERY = Duration(seconds=0.2)
 
 
@@ -104,9 +106,10 @@ class ControlLoop:
         period_ms = 1e3 / self.rate_hz
         if asked == -1:
             return max(_GUARD_MS, 5 * period_ms)
-        if asked and not 2 * period_ms <= asked < np.inf:
+        if asked and not 2 * period_ms <= asked <= MOST_GUARD_MS:
             raise ContractError(
-                f"guard_ms is {asked:g}, expected two periods ({2 * period_ms:g} ms) or more, or 0 for no guard"
+                f"guard_ms is {asked:g}, expected two periods ({2 * period_ms:g} ms) or more, or 0 for no guard; "
+                f"{MOST_GUARD_MS:g} at most"
             )
         return asked
 
@@ -118,26 +121,45 @@ class ControlLoop:
         self.statistics = Statistics()
         self._changes = ChangeLog(self._logger, self.contract)
         self._pacer = Pacer(self.rate_hz)
+        self._patience_ns = min(round(_PATIENCE * self._pacer.period_ns), _PATIENCE_NS)
         self._tick = self._late_in_a_row = 0
         self._engaged = self._complained = False
         self._started_ns = time.monotonic_ns()
         self._sent: np.ndarray | None = None
 
     @property
-    def deadline_ns(self) -> int:
-        """When the next period begins, on the steady clock."""
-        return self._pacer.deadline_ns
+    def earliest_ns(self) -> int:
+        """When the next tick begins if its readings are in by then, on the steady clock."""
+        return self._expected_ns - round(_EARLY * self._patience_ns)
 
     def run(self) -> None:
-        """One period. Raises ContractError, once the joint states show that this is not the contract's robot."""
-        self.sensors.poll()
-        sleep_until(self._pacer.deadline_ns)
+        """One period. Raises ContractError, once the joint states show that this is not the contract's robot.
+
+        The tick begins as soon as the readings of its period are in, and at its deadline at the latest.
+        """
+        expected_ns = self._expected_ns
+        self.sensors.await_period(self._pacer.deadline_ns)
+        sleep_until(self.earliest_ns)
         self._pacer.begin()
         self.sensors.poll()
         if self._engaged:
             self._run_tick()
+            self._follow(self.sensors.end_period(), expected_ns)
         else:
             self._check_robot()
+
+    @property
+    def _expected_ns(self) -> int:
+        """When the last sensor of this period is expected."""
+        return self._pacer.deadline_ns - self._patience_ns
+
+    def _follow(self, arrival_ns: int | None, expected_ns: int) -> None:
+        """Keep step with the robot's clock, which runs a little faster or slower than ours."""
+        if arrival_ns is None:
+            return
+        period_ns = self._pacer.period_ns
+        error_ns = (arrival_ns - expected_ns + period_ns // 2) % period_ns - period_ns // 2
+        self._pacer.deadline_ns += round(_FOLLOW * min(max(error_ns, -self._patience_ns), self._patience_ns))
 
     def _check_robot(self) -> None:
         """Wait for the names of all commanded joints; then tick 0 is due, in step with the robot's joint states."""
@@ -150,10 +172,10 @@ class ControlLoop:
             self._engaged = True
             self._publish_state()
             if robot.topics:
-                first = robot.last_ns + _PHASE_NS
+                first = robot.last_ns + self._patience_ns
                 periods = max(0, -(-(time.monotonic_ns() - first) // self._pacer.period_ns))
                 self._pacer.deadline_ns = first + periods * self._pacer.period_ns
-        elif not self._complained and now_ns - self._started_ns > _PATIENCE_NS:
+        elif not self._complained and now_ns - self._started_ns > _SILENCE_NS:
             self._complained = True
             self._logger.warning(
                 f"no joint states on {', '.join(robot.topics)} yet; nothing is commanded until they come"

@@ -189,7 +189,7 @@ class ControllerNode(LifecycleNode):
             spinner.until(time.monotonic_ns() + _IDLE_NS)
             return
         try:
-            spinner.until(self._loop.deadline_ns - SPIN_MARGIN_NS)
+            spinner.until(self._loop.earliest_ns - SPIN_MARGIN_NS)
             if self._active:
                 self._loop.run()
         except GanglionError as error:

@@ -14,6 +14,7 @@ import numpy as np
 from rclpy.node import Node
 
 from ros_nodes.commands import CommandFormat
+from ros_nodes.scheduling import CORES
 from ros_nodes.session import arguments
 from runtime.errors import GanglionError
 from runtime.guard import Heartbeat
@@ -29,8 +30,8 @@ class Guarding:
     def __init__(self, node: Node, topic: str, form: CommandFormat, timeout_ms: float) -> None:
         """Of `node`, which sends commands of the `form` on the whole name `topic`, as its QoS parameters tell.
 
-        Its priority is one above ours, so that it comes in when we keep a core busy. Raises GanglionError if the
-        process does not start.
+        Its priority is one above ours and every core is open to it, so that it comes in when we keep ours busy. Raises
+        GanglionError if the process does not start.
         """
         priority = 0
         if os.sched_getscheduler(0) == os.SCHED_FIFO:
@@ -39,7 +40,7 @@ class Guarding:
         fd = self._heartbeat.fd
         parameters = {
             "fd": fd, "controller": os.getpid(), "topic": topic, "timeout_ms": timeout_ms,
-            "realtime_priority": priority, "lock_memory": False,
+            "realtime_priority": priority, "cpus": list(CORES), "lock_memory": False,
         }  # fmt: skip
         parameters["use_sim_time"] = node.get_parameter("use_sim_time").value
         qos = f"qos_overrides.{topic}.publisher"

@@ -7,10 +7,12 @@ than 0.1 ms and looking into an empty queue 5 us.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -79,6 +81,11 @@ class PolledSubscription:
                 age = time.time_ns() - info["received_timestamp"]
                 yield message, time.monotonic_ns() - min(max(age, 0), max(longest, 0))
 
+    @property
+    def handle(self) -> Any:
+        """What a wait set takes."""
+        return self._subscription.handle
+
     def discard(self) -> None:
         """Drop every message that waits."""
         for _ in self.take():
@@ -87,3 +94,30 @@ class PolledSubscription:
     def destroy(self) -> None:
         """Leave the topic."""
         self._node.destroy_subscription(self._subscription)
+
+
+class Waiter:
+    """Sleeps until one of its topics has a message: one wait set for good, where an executor makes one per callback."""
+
+    def __init__(self, node: Node, topics: Sequence[PolledSubscription]) -> None:
+        """To be closed before the `topics` are destroyed."""
+        self._handles = [t.handle for t in topics]
+        self._set = rclpy_implementation.WaitSet(len(topics), 0, 0, 0, 0, 0, node.context.handle)
+
+    def until(self, deadline_ns: int) -> bool:
+        """Wait to `deadline_ns` of `time.monotonic_ns` at most. Returns whether a message waits."""
+        remaining = deadline_ns - time.monotonic_ns()
+        if remaining <= 0:
+            return False
+        with ExitStack() as stack:
+            self._set.clear_entities()
+            for handle in self._handles:
+                stack.enter_context(handle)
+                self._set.add_subscription(handle)
+            self._set.wait(remaining)
+            return bool(self._set.get_ready_entities("subscription"))
+
+    def close(self) -> None:
+        """Forget the topics."""
+        self._set.clear_entities()
+        self._handles.clear()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -87,6 +89,8 @@ class Recorder:
         self.output = output.absolute()
         self.messages = 0
         """Number of messages written."""
+        self.failed = False
+        """Whether it had to give up."""
         if self.output.exists():
             raise BagError(f"{output} exists already; remove it or choose another name")
         self._node = node
@@ -115,22 +119,50 @@ class Recorder:
         self._topics[subscription.topic] = (subscription, connection)
 
     def poll(self) -> None:
-        """Write what has arrived since the last call; the queues hold 1000 messages per topic."""
+        """Write what has arrived since the last call; the queues hold 1000 messages per topic.
+
+        Raises BagError if that fails, as on a full disk, and gives up.
+        """
         to_system_ns = time.time_ns() - time.monotonic_ns()
-        for subscription, connection in self._topics.values():
-            for data, received_ns in subscription.take():
-                self._writer.write(connection, received_ns + to_system_ns, data)
-                self.messages += 1
+        with self._giving_up():
+            for subscription, connection in self._topics.values():
+                for data, received_ns in subscription.take():
+                    self._writer.write(connection, received_ns + to_system_ns, data)
+                    self.messages += 1
 
     def close(self) -> None:
-        """Write what waits, complete the bag and put it in place."""
+        """Write what waits, complete the bag and put it in place, unless it has given up.
+
+        Raises BagError if that fails.
+        """
+        if self.failed:
+            return
         self.poll()
+        self._leave()
+        with self._giving_up():
+            self._writer.close()
+            (self._partial / self.output.name).replace(self.output)
+            self._partial.rmdir()
+
+    def _leave(self) -> None:
         for subscription, _ in self._topics.values():
             subscription.destroy()
         self._topics = {}
-        self._writer.close()
-        (self._partial / self.output.name).replace(self.output)
-        self._partial.rmdir()
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failed = True
+            self._leave()
+            if self._writer.storage is not None:
+                with suppress(OSError):  # it tries once more to write what it has not
+                    self._writer.storage.abort()
+            raise BagError(
+                f"cannot write the bag {self.output}: {error.strerror}; what was recorded until then is in "
+                f"{self._partial}, without an index: make room and record again"
+            ) from error
 
     def __enter__(self) -> Recorder:
         return self
@@ -181,7 +213,8 @@ class RecorderNode(Node):
     def close(self) -> None:
         """Complete the bag."""
         self._recorder.close()
-        self.get_logger().info(f"{self._recorder.messages} messages in {self._recorder.output}")
+        if not self._recorder.failed:
+            self.get_logger().info(f"{self._recorder.messages} messages in {self._recorder.output}")
 
 
 def main(args: list[str] | None = None) -> int:

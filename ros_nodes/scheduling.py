@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from runtime.errors import GanglionError
 from runtime.realtime import Realtime, prepare
+
+CORES = tuple(sorted(os.sched_getaffinity(0)))
+"""What this process was allowed when it began, before `go_realtime` pinned it."""
 
 
 def declare_realtime(node: Node, priority: int) -> None:

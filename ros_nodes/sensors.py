@@ -17,6 +17,7 @@ from runtime.messages import deliver
 from runtime.messages import topics as observed
 from runtime.sample import Sample
 
+_STEADY = 5  # periods with one message each, after which the next one is waited for
 _GRACE_NS = 500_000_000  # joint states may come from several publishers, each with some of the joints
 
 
@@ -32,6 +33,16 @@ class _Topic:
     channels: np.ndarray
     has_names: bool
     header_ns: int | None = None
+    received_ns: int = 0
+    count: int = 0
+    """Messages in this period."""
+    streak: int = 0
+    """Periods in a row with exactly one."""
+
+    def restart(self) -> None:
+        self.subscription.discard()
+        self.header_ns = None
+        self.received_ns = self.count = self.streak = 0
 
 
 class Sensors:
@@ -55,13 +66,13 @@ class Sensors:
             )
             for topic, (message_type, observations) in observed(contract.observations).items()
         ]
+        self._waiter = topics.waiter([t.subscription for t in self._topics])
         self.robot.topics = [t.subscription.topic for t in self._topics if t.has_names]
 
     def restart(self) -> None:
         """Forget every reading, also those that wait."""
         for topic in self._topics:
-            topic.subscription.discard()
-            topic.header_ns = None
+            topic.restart()
         self.sample.clear()
         self.robot.restart()
 
@@ -70,9 +81,31 @@ class Sensors:
         for topic in self._topics:
             for message, received_ns in topic.subscription.take():
                 deliver(message, topic.observations, self.sample, received_ns)
-                topic.header_ns = stamp_ns(message)
+                topic.header_ns, topic.received_ns = stamp_ns(message), received_ns
+                topic.count += 1
                 if topic.has_names:
                     self.robot.saw(message.name, received_ns)
+
+    def await_period(self, deadline_ns: int) -> None:
+        """Poll until every topic that has sent one message in each of the last periods has sent the one of this.
+
+        At most to `deadline_ns` of the steady clock, and to it if there is no such topic.
+        """
+        self.poll()
+        while not self._complete and self._waiter.until(deadline_ns):
+            self.poll()
+
+    @property
+    def _complete(self) -> bool:
+        steady = [t.count > 0 for t in self._topics if t.streak >= _STEADY]
+        return bool(steady) and all(steady)
+
+    def end_period(self) -> int | None:
+        """Begin the next period. Returns when the last of the messages that were waited for came; None if none was."""
+        for topic in self._topics:
+            topic.streak = topic.streak + 1 if topic.count == 1 else 0
+            topic.count = 0
+        return max((t.received_ns for t in self._topics if t.streak > _STEADY), default=None)
 
     def latency_us(self, believed: np.ndarray) -> float:
         """Microseconds from the newest header stamp among the topics with a believed channel to now.

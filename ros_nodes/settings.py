@@ -13,11 +13,14 @@ from rclpy.node import Node
 from ros_nodes.commands import COMMAND_TYPES, check_type
 from ros_nodes.topics import NAMES
 from runtime.commands import ARRAY
+from runtime.contract import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 from runtime.controller import MOST_SURPRISE
 from runtime.errors import ContractError
 from runtime.providers import AUTO
 from runtime.providers import NAMES as PROVIDERS
+from runtime.safety import LONGEST_ENGAGE_S
 
+MOST_GUARD_MS = 1e7
 LENIENT = "lenient"
 MODES = ("skip", LENIENT, "strict")
 """Of the check when a controller is configured."""
@@ -71,7 +74,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         _require(self.refine >= -1, f"refine is {self.refine}, expected -1 (the bundle's default) or more")
-        _require(0 <= self.rate_hz < math.inf, f"rate_hz is {self.rate_hz:g}, expected 0 (the contract's rate) or more")
+        _require(
+            self.rate_hz == 0 or LOWEST_RATE_HZ <= self.rate_hz <= HIGHEST_RATE_HZ,
+            f"rate_hz is {self.rate_hz:g}, expected 0 (the contract's rate), or {LOWEST_RATE_HZ:g} to "
+            f"{HIGHEST_RATE_HZ:g}",
+        )
         _require(
             0 <= self.tolerance < math.inf,
             f"tolerance is {self.tolerance:g}, expected 0 (until the free energy falls no more) or more nats",
@@ -85,12 +92,14 @@ class Settings:
             f"most_surprise is {self.most_surprise:g}, expected 0 (no bound) or 1 and more",
         )
         _require(
-            self.engage_s == -1 or 0 <= self.engage_s < math.inf,
-            f"engage_s is {self.engage_s:g}, expected 0 (at once) or more seconds, or -1 for the default",
+            self.engage_s == -1 or 0 <= self.engage_s <= LONGEST_ENGAGE_S,
+            f"engage_s is {self.engage_s:g}, expected 0 (at once) or more seconds, {LONGEST_ENGAGE_S:g} at most, or -1 "
+            "for the default",
         )
         _require(
-            self.guard_ms == -1 or 0 <= self.guard_ms < math.inf,
-            f"guard_ms is {self.guard_ms:g}, expected two periods or more, 0 for no guard, or -1 for the default",
+            self.guard_ms == -1 or 0 <= self.guard_ms <= MOST_GUARD_MS,
+            f"guard_ms is {self.guard_ms:g}, expected two periods or more, 0 for no guard, or -1 for the default; "
+            f"{MOST_GUARD_MS:g} at most",
         )
         _require(
             self.most_late_ticks >= 0,

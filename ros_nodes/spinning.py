@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any, Protocol
 
@@ -19,8 +19,8 @@ from rclpy.signals import SignalHandlerOptions
 
 from runtime.errors import GanglionError
 
-USAGE_ERROR = 2
-_LONGEST_NS = 100_000_000
+FAILED, USAGE_ERROR = 1, 2
+_OVERDUE_NS, _LONGEST_NS = 10_000_000, 100_000_000
 
 
 class Spinner:
@@ -40,11 +40,11 @@ class Spinner:
     def until(self, deadline_ns: int) -> None:
         """Execute callbacks until `deadline_ns` of `time.monotonic_ns`; a slow callback may overrun it.
 
-        Ten times a second one callback is executed even if the deadline has passed, so that a loop that is always late
-        can still be stopped; those are also when QoS events are told.
+        One callback is executed every 10 ms even if the deadline has passed, so that a node whose ticks leave no time
+        can still be stopped; and one every 100 ms in any case, when QoS events are told.
         """
         now_ns = time.monotonic_ns()
-        if now_ns - self._looked_ns > _LONGEST_NS:
+        if now_ns - self._looked_ns > (_OVERDUE_NS if now_ns >= deadline_ns else _LONGEST_NS):
             self._looked_ns = now_ns
             self._executor.spin_once(timeout_sec=0)
         while (remaining := deadline_ns - time.monotonic_ns()) > 0:
@@ -116,7 +116,10 @@ class StopRequest:
 
 
 def run(make_node: Callable[[], PacedNode], args: list[str] | None = None) -> int:
-    """Make the node and cycle it until SIGINT or SIGTERM. Returns the exit status: 2 if it could not be made."""
+    """Make the node and cycle it until SIGINT or SIGTERM.
+
+    Returns the exit status: 2 if it could not be made, 1 if it could not go on.
+    """
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         stop = StopRequest()
@@ -127,12 +130,14 @@ def run(make_node: Callable[[], PacedNode], args: list[str] | None = None) -> in
             return USAGE_ERROR
         spinner = Spinner(node)
         try:
-            while not stop.requested:
-                node.cycle(spinner)
-        finally:
-            node.close()
-            spinner.close()
-            node.destroy_node()
+            with ExitStack() as stack:
+                for end in (node.destroy_node, spinner.close, node.close):  # the last one first
+                    stack.callback(end)
+                while not stop.requested:
+                    node.cycle(spinner)
+        except GanglionError as error:
+            get_logger("ganglion").fatal(str(error))
+            return FAILED
         return 0
     finally:
         rclpy.shutdown()

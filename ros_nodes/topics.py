@@ -6,7 +6,7 @@ standard `qos_overrides./TOPIC.publisher.reliability`, and so on, are given when
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
-from ros_nodes.polling import PolledSubscription
+from ros_nodes.polling import PolledSubscription, Waiter
 from runtime.errors import ContractError
 
 NAMES = "topics."
@@ -67,6 +67,12 @@ class Topics:
         """A subscription. Raises ContractError if ROS refuses the name or the QoS."""
         made = subscribe(self._node, message_type, topic, qos)
         self._opened.callback(made.destroy)
+        return made
+
+    def waiter(self, subscriptions: Sequence[PolledSubscription]) -> Waiter:
+        """Waits for any of the `subscriptions`."""
+        made = Waiter(self._node, subscriptions)
+        self._opened.callback(made.close)
         return made
 
     def close(self) -> None:

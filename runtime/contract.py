@@ -24,7 +24,9 @@ SAFE_ACTIONS = ("hold", "zero")
 REFINEMENT_METHODS = ("hold", "amortized", "gradient", "diagonal", "gauss_newton")
 WITHOUT_STEPS = ("hold", "amortized")
 """Of these, the ones that find the belief at once."""
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1e-3, 1e6
 _LONGEST_AGE_S = 3600.0
+_LARGEST = 1e9  # no quantity of a robot is larger in SI units, and float32 arithmetic on those that are overflows
 
 
 def _require(condition: bool, message: str) -> None:
@@ -38,7 +40,21 @@ def _same_length(owner: str, names: tuple[str, ...], **columns: tuple[float, ...
             len(values) == len(names),
             f"{owner}: {column} has {len(values)} values for {len(names)} channels {list(names)}; give one per channel",
         )
-        _require(all(math.isfinite(v) for v in values), f"{owner}: {column} must be finite, got {list(values)}")
+        _bounded(f"{owner}: {column}", values)
+
+
+def _bounded(what: str, values: tuple[float, ...]) -> None:
+    _require(
+        all(abs(v) <= _LARGEST for v in values), f"{what} must be finite, {_LARGEST:g} at most, got {list(values)}"
+    )
+
+
+def _positive(owner: str, **columns: tuple[float, ...]) -> None:
+    for column, values in columns.items():
+        _require(
+            all(v >= 1 / _LARGEST for v in values),
+            f"{owner}: {column} must be positive, {1 / _LARGEST:g} at least, got {list(values)}",
+        )
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ class Observation:
             f"{owner} repeats a channel: {list(self.channels)}; name each once",
         )
         _same_length(owner, self.channels, mean=self.mean, scale=self.scale, low=self.low, high=self.high)
-        _require(all(s > 0 for s in self.scale), f"{owner}: scale must be positive, got {list(self.scale)}")
+        _positive(owner, scale=self.scale)
         _require(all(a < b for a, b in zip(self.low, self.high)), f"{owner}: low must be below high in every channel")
         _require(
             0 < self.max_age_s <= _LONGEST_AGE_S,
@@ -130,8 +146,7 @@ class Action:
             high=self.high,
             max_rate=self.max_rate,
         )
-        _require(all(s > 0 for s in self.scale), f"action: scale must be positive, got {list(self.scale)}")
-        _require(all(r > 0 for r in self.max_rate), f"action: max_rate must be positive, got {list(self.max_rate)}")
+        _positive("action", scale=self.scale, max_rate=self.max_rate)
         _require(all(a < b for a, b in zip(self.low, self.high)), "action: low must be below high for every joint")
 
 
@@ -162,6 +177,7 @@ class State:
             len(self.initial) == size,
             f"state '{self.name}': {len(self.initial)} initial values for shape {list(self.shape)}, expected {size}",
         )
+        _bounded(f"state '{self.name}': initial", self.initial)
 
 
 @dataclass(frozen=True)
@@ -315,7 +331,10 @@ class Contract:
             f"contract version {self.version} is not supported; this runtime reads version {VERSION}: "
             "export the agent again, or install the ganglion that wrote it",
         )
-        _require(self.rate_hz > 0, f"rate_hz must be positive, got {self.rate_hz}")
+        _require(
+            LOWEST_RATE_HZ <= self.rate_hz <= HIGHEST_RATE_HZ,
+            f"rate_hz must be positive, got {self.rate_hz}; expected {LOWEST_RATE_HZ:g} to {HIGHEST_RATE_HZ:g}",
+        )
         _require(len(self.observations) > 0, "the contract has no observations")
         names = [o.name for o in self.observations]
         _require(len(set(names)) == len(names), f"observation names repeat: {names}")

@@ -173,9 +173,10 @@ class Controller:
             if not self.safety.stopped:
                 self.safety.engage(self._previous)
         action, free_energy, innovation = self._infer(sample, believed)
-        if not self.inference.finite:
+        finite = self.inference.finite
+        self.safety.answered(finite)
+        if not finite:
             self._reset_belief()
-            self.safety.failed()
             return self._hold(
                 reasons, 0.0, self._no_innovation, "the agent's output was not finite; its belief was reset"
             )

@@ -47,9 +47,8 @@ class Inference:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        """Raises BundleError if the graph does not run, or its inputs and outputs are not those of the contract.
-
-        Raises GanglionError if the bundle's provider cannot be had.
+        """Raises BundleError if the graph does not run, or the names or shapes of its inputs and outputs are not the
+        contract's, and GanglionError if the bundle's provider cannot be had.
         """
         self.contract = bundle.contract
         layout = bundle.contract.layout
@@ -107,6 +106,13 @@ class Inference:
         binding = self.session.io_binding()
         arrays: dict[str, np.ndarray] = {name: getattr(self, name) for name in (*INPUTS, *OUTPUTS)}
         arrays |= {f"state.{k}": v for k, v in read.items()} | {f"next.{k}": v for k, v in write.items()}
+        for node in (*self.session.get_inputs(), *self.session.get_outputs()):
+            shape = arrays[node.name].shape
+            if tuple(node.shape) != shape:
+                raise BundleError(
+                    f"the graph's '{node.name}' has the shape {node.shape}, the contract makes it {list(shape)}; "
+                    "export the agent again"
+                )
         for node in self.session.get_inputs():
             a = arrays[node.name]
             binding.bind_input(node.name, "cpu", 0, a.dtype, a.shape, a.ctypes.data)

@@ -5,6 +5,7 @@ It lives in runtime, not in ros_nodes, because replay must convert exactly as th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -53,9 +54,12 @@ def _array(message: Any, observation: Observation, sample: Sample, stamp_ns: int
 
 
 def gravity_direction(quaternion: np.ndarray) -> np.ndarray:
-    """Direction of gravity (3,) in a body's frame, from its orientation (x, y, z, w); NaN if that has no length."""
-    length = np.linalg.norm(quaternion)
-    if not length > 0:
+    """Direction of gravity (3,) in a body's frame, from its orientation (x, y, z, w).
+
+    NaN if that is far from a unit quaternion.
+    """
+    length = math.hypot(*quaternion)
+    if not 0.1 < length < 10.0:
         return np.full(3, np.nan)
     x, y, z, w = quaternion / length
     return np.array([2 * (w * y - x * z), -2 * (y * z + w * x), 2 * (x * x + y * y) - 1])

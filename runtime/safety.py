@@ -11,6 +11,7 @@ from runtime.errors import ContractError
 
 MOST_FAILURES = 10
 """Ticks in a row whose output is not finite, after which the controller stops for good."""
+LONGEST_ENGAGE_S = 3600.0
 
 
 class Status(IntEnum):
@@ -42,10 +43,12 @@ class Safety:
     def __init__(self, action: Action, rate_hz: float, engage_s: float = 0.0) -> None:
         """Engaging takes `engage_s`; the agent acts at once if 0.
 
-        Raises ContractError if it is negative or not finite.
+        Raises ContractError if it is negative, or more than an hour.
         """
-        if not 0 <= engage_s < np.inf:
-            raise ContractError(f"engage_s is {engage_s:g}, expected 0 (at once) or more seconds")
+        if not 0 <= engage_s <= LONGEST_ENGAGE_S:
+            raise ContractError(
+                f"engage_s is {engage_s:g}, expected 0 (at once) or more seconds, {LONGEST_ENGAGE_S:g} at most"
+            )
         self._increment = action.mode == "increment"
         self._position = action.kind == "position"
         self._from = np.zeros(len(action.joints))
@@ -72,9 +75,9 @@ class Safety:
         if not self.stopped:
             self.stopped, self.cause = True, cause
 
-    def failed(self) -> None:
-        """The output of this tick is not finite. Stops after `MOST_FAILURES` in a row."""
-        self._failures += 1
+    def answered(self, finite: bool) -> None:
+        """Whether the agent's output of this tick is finite. Stops after `MOST_FAILURES` in a row that are not."""
+        self._failures = 0 if finite else self._failures + 1
         if self._failures >= MOST_FAILURES:
             self.stop(f"the agent's output was not finite in {MOST_FAILURES} ticks in a row")
 
@@ -84,7 +87,6 @@ class Safety:
         A share that grows as 3 s^2 - 2 s^3 with the time s, of the way from the pose at which it was engaged, or from
         no effort or velocity; of the increment to the `previous` command (A,) where the action is one.
         """
-        self._failures = 0
         if self._ticks >= self._all:
             return command, Status.ACTIVE
         self._ticks += 1

@@ -13,14 +13,21 @@ import numpy as np
 from runtime.contract import Contract
 from runtime.controller import Command
 from runtime.errors import BagError
+from runtime.safety import Request, Status
 from runtime.sample import NEVER, Sample
 
 _SCALARS = (
     "activation", "tick", "now_s", "now_ns", "late", "status", "refine", "steps", "tolerance", "free_energy",
     "tick_us", "latency_us", "request",
 )  # fmt: skip
+_WHOLE = {
+    "activation": 2**53, "tick": 2**53, "now_s": 2**33, "now_ns": 999_999_999, "late": 1, "status": max(Status),
+    "refine": 2**53, "steps": 2**53, "request": max(Request),
+}  # fmt: skip
+"""Largest value of the fields that are whole numbers from 0."""
 _PER_CHANNEL = ("value", "age_ns", "reason", "innovation")
 _NEVER_AGE = -1e18  # stands for a channel that was never received
+_OLDEST = 2.0**62
 
 
 def labels(contract: Contract) -> list[str]:
@@ -92,7 +99,7 @@ def pack(
 
 
 def unpack(contract: Contract, vector: np.ndarray) -> Tick:
-    """Inverse of `pack`. Raises BagError if the length does not fit the contract."""
+    """Inverse of `pack`. Raises BagError if the length does not fit the contract, or a number is none of `pack`."""
     size, joints, start = contract.layout.size, contract.layout.joints, len(_SCALARS)
     expected = start + len(_PER_CHANNEL) * size + joints
     if len(vector) != expected:
@@ -101,9 +108,19 @@ def unpack(contract: Contract, vector: np.ndarray) -> Tick:
             "replay the bag with the bundle that was running"
         )
     vector = np.asarray(vector, dtype=np.float64)
+    for name, value in zip(_SCALARS, vector.tolist()):
+        if name in _WHOLE and not (0 <= value <= _WHOLE[name] and value.is_integer()):
+            raise _damaged(f"{name} is {value:g}", f"a whole number from 0 to {_WHOLE[name]:d}")
     activation, tick, seconds, nanoseconds, late, status, refine, steps, *numbers, request = vector[:start]
     tolerance, free_energy, tick_us, latency_us = map(float, numbers)
+    if not 0 <= tolerance < np.inf:
+        raise _damaged(f"tolerance is {tolerance:g}", "0 or more nats")
     values, age, reasons, innovation = vector[start : start + 4 * size].reshape(4, size)
+    whole = (np.abs(age) <= _OLDEST) & (np.rint(age) == age) & (reasons >= 0) & (reasons <= 255)
+    if not whole.all():
+        i = int(np.argmin(whole))
+        got = f"age_ns and reason of {contract.layout.channels[i]} are {age[i]:g} and {reasons[i]:g}"
+        raise _damaged(got, "whole numbers")
     now_ns = int(seconds) * 1_000_000_000 + int(nanoseconds)
     never = age == _NEVER_AGE
     stamp_ns = np.where(never, NEVER, now_ns - np.where(never, 0, age).astype(np.int64))
@@ -116,19 +133,28 @@ def unpack(contract: Contract, vector: np.ndarray) -> Tick:
     )  # fmt: skip
 
 
+def _damaged(got: str, expected: str) -> BagError:
+    return BagError(f"a telemetry record is damaged: {got}, expected {expected}; copy or record the bag again")
+
+
 def pack_state(state: dict[str, np.ndarray], activation: int, tick: int) -> np.ndarray:
     """What `Controller.state` returned before tick `tick`, as one vector."""
     return np.concatenate(([activation, tick], *(np.ravel(v) for v in state.values())))
 
 
 def unpack_state(like: dict[str, np.ndarray], vector: np.ndarray) -> tuple[int, int, dict[str, np.ndarray]]:
-    """Activation, tick and state; `like` is any state of the same controller. Raises BagError on another length."""
+    """Activation, tick and state; `like` is any state of the same controller.
+
+    Raises BagError on another length, or on a number that is not finite.
+    """
     sizes = [v.size for v in like.values()]
     if len(vector) != 2 + sum(sizes):
         raise BagError(
             f"a state record has {len(vector)} numbers, the bundle's controller makes {2 + sum(sizes)}; "
             "replay the bag with the bundle that was running"
         )
+    if not np.isfinite(vector).all():
+        raise _damaged("its state is not finite", "numbers")
     parts = np.split(np.asarray(vector[2:], dtype=np.float64), np.cumsum(sizes)[:-1])
     state = {name: part.reshape(like[name].shape) for name, part in zip(like, parts)}
     return int(vector[0]), int(vector[1]), state

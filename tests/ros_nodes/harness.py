@@ -40,6 +40,7 @@ class FakeRobot:
         self.values = contract.layout.mean.copy()
         self.silent: set[str] = set()
         """Topics that publish nothing."""
+        self.period_ns = PERIOD_NS
         self.edit: Callable[[object], None] = lambda message: None
         """Called on every message before it is published."""
         self.messages: list[Any] = []
@@ -66,7 +67,7 @@ class FakeRobot:
 
     def _work(self) -> None:
         if time.monotonic_ns() >= self._next_ns:
-            self._next_ns = max(self._next_ns + PERIOD_NS, time.monotonic_ns() - PERIOD_NS)
+            self._next_ns = max(self._next_ns + self.period_ns, time.monotonic_ns() - PERIOD_NS)
             self._publish()
         for message, _ in self._command.take():
             command = read_command(message, self._command_type, self.contract.action)

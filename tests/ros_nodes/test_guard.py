@@ -122,3 +122,15 @@ def test_no_guard_where_none_is_wanted(session: Session, kuka: Path) -> None:
     robot.wait_for(Status.ACTIVE)
     with pytest.raises(ValueError, match="not enough values"):
         guard_of(child)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core cannot be told from all of them")
+def test_the_guard_of_a_pinned_controller_may_use_every_core(session: Session, kuka: Path) -> None:
+    robot = FakeRobot(session, KUKA)
+    allowed = os.sched_getaffinity(0)
+    child = start_controller(session, kuka, cpus=[max(allowed)])
+    robot.wait_for(Status.ACTIVE)
+    assert os.sched_getaffinity(child.process.pid) == {max(allowed)}
+    threads = [int(t.name) for t in Path(f"/proc/{guard_of(child)}/task").iterdir()]
+    assert len(threads) > 1
+    assert [os.sched_getaffinity(t) for t in threads] == [allowed] * len(threads)

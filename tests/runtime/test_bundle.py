@@ -102,6 +102,14 @@ def test_contract_of_another_graph_is_refused(tmp_path: Path) -> None:
         Controller(Bundle.load(path))
 
 
+def test_a_contract_of_other_sizes_than_the_graph_s_is_refused(kuka: Bundle) -> None:
+    fewer = replace(kuka.contract, observations=kuka.contract.observations[:-1])
+    with pytest.raises(
+        BundleError, match=r"'observation' has the shape \[1, 20\], the contract makes it \[1, 17\]; exp"
+    ):
+        Controller(replace(kuka, contract=fewer))
+
+
 def test_a_graph_that_onnxruntime_refuses(tmp_path: Path, cartpole_path: Path) -> None:
     model = onnx.load(cartpole_path)
     model.graph.node[0].op_type = "NoSuchOperator"

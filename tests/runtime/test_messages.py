@@ -100,3 +100,8 @@ def test_unknown_kind_and_wrong_channels() -> None:
         topics((observation("smell", ("x",)),))
     with pytest.raises(ContractError, match=r"has channels \['x', 'y'\], expected \['x', 'y', 'z'\]"):
         topics((observation("point", ("x", "y")),))
+
+
+@pytest.mark.parametrize("size", [1e-200, 0.05, 1e3, 1.7e308, float("inf"), float("nan")])
+def test_an_orientation_that_is_no_unit_quaternion_tells_nothing(size: float) -> None:
+    assert np.isnan(gravity_direction(np.array([0.0, 0.0, 0.0, size]))).all()

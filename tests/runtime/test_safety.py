@@ -60,9 +60,9 @@ def test_without_a_time_to_engage_nothing_changes() -> None:
     assert got is command
 
 
-@pytest.mark.parametrize("engage_s", [-0.1, float("inf"), float("nan")])
+@pytest.mark.parametrize("engage_s", [-0.1, 1e308, float("inf"), float("nan")])
 def test_a_time_that_makes_no_sense(engage_s: float) -> None:
-    with pytest.raises(ContractError, match=r"engage_s is .*, expected 0 \(at once\) or more seconds"):
+    with pytest.raises(ContractError, match=r"engage_s is .*, expected 0 \(at once\) or more seconds, 3600 at most"):
         Safety(A1, 100.0, engage_s)
 
 
@@ -144,6 +144,28 @@ def test_an_agent_that_stays_broken_is_stopped_for_good(kuka: Bundle) -> None:
     ticks(controller, range(32, 33))
     controller.reset()
     assert ticks(controller, range(34, 35))[0].status is Status.ACTIVE, "a new activation"
+
+
+def test_a_finite_output_ends_the_streak_although_a_sensor_is_lost(kuka: Bundle) -> None:
+    controller, sample, broken = Controller(kuka), Sample(kuka.contract), True
+    inference = controller.inference
+    run = inference.run
+
+    def breaking() -> None:
+        run()
+        if broken:
+            inference.action[...] = np.nan
+
+    inference.run = breaking  # type: ignore[method-assign]
+    ticks(controller, range(MOST_FAILURES - 1))
+    broken = False
+    sample.put_flat(kuka.contract.layout.mean, 10**9)
+    sample.values[-1] = np.nan  # the target, which is required
+    held = controller.tick(sample, 10**9)
+    assert (held.status, held.cause) == (Status.HOLDING, "lost target (z non-finite; needs 3 of 3)")
+    broken = True
+    found = ticks(controller, range(101, 100 + MOST_FAILURES))
+    assert [c.status for c in found] == [Status.HOLDING] * (MOST_FAILURES - 1), "not ten in a row"
 
 
 requests = st.lists(st.sampled_from(Request), min_size=1, max_size=30)

@@ -120,3 +120,40 @@ def test_vectors_of_another_bundle_are_refused(kuka: Bundle) -> None:
         unpack(CONTRACT, np.zeros(3))
     with pytest.raises(BagError, match="a state record has 4 numbers"):
         unpack_state(Controller(kuka).state(), np.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        ("request", 3.0, "request is 3, expected a whole number from 0 to 2"),
+        ("request", 0.5, "request is 0.5, expected a whole number"),
+        ("status", -1.0, "status is -1, expected a whole number from 0 to 4"),
+        ("status", 5.0, "status is 5, expected a whole number from 0 to 4"),
+        ("now_s", np.inf, "now_s is inf, expected a whole number"),
+        ("tick", np.nan, "tick is nan, expected a whole number"),
+        ("activation", 1e300, r"activation is 1e\+300, expected a whole number"),
+        ("age_ns.target.y", np.nan, "age_ns and reason of target.y are nan and 0, expected whole numbers"),
+        ("age_ns.target.y", 1e300, r"age_ns and reason of target.y are 1e\+300 and 0"),
+        ("tolerance", np.nan, "tolerance is nan"),
+        ("reason.target.z", 256.0, "age_ns and reason of target.z are 5 and 256"),
+    ],
+)
+def test_a_damaged_record_is_one_clear_error(field: str, value: float, complaint: str) -> None:
+    sample = Sample(CONTRACT)
+    sample.put_flat(CONTRACT.layout.mean, EPOCH - 5)
+    command = Command(
+        Status.ACTIVE, np.arange(7.0), np.zeros(20, np.uint8), -1.5, np.zeros(20, np.float32), 2, 1, 0.5, ""
+    )
+    vector = pack(CONTRACT, sample, EPOCH, command, activation=1, tick=9, late=True, tick_us=1.0, latency_us=2.0)
+    unpack(CONTRACT, vector)
+    vector[labels(CONTRACT).index(field)] = value
+    with pytest.raises(BagError, match=complaint):
+        unpack(CONTRACT, vector)
+
+
+def test_a_state_that_is_not_finite_is_one_clear_error(kuka: Bundle) -> None:
+    state = Controller(kuka).state()
+    vector = pack_state(state, 1, 100)
+    vector[-1] = np.nan
+    with pytest.raises(BagError, match="its state is not finite, expected numbers; copy or record the bag again"):
+        unpack_state(state, vector)

@@ -146,6 +146,15 @@ def test_a_reading_that_was_altered_changes_what_follows(recording: Recording, k
     assert result.first_difference == "command at activation 1, tick 10"
 
 
+@pytest.mark.parametrize("field", ["request", "status", "now_s"])
+def test_a_damaged_record_ends_the_replay_with_one_error(
+    field: str, recording: Recording, kuka: Bundle, tmp_path: Path
+) -> None:
+    recording.ticks()[77].vector[labels(kuka.contract).index(field)] = np.nan if field == "now_s" else 9.0
+    with pytest.raises(BagError, match=f"a telemetry record is damaged: {field} is (9|nan), expected a whole number"):
+        replay(recording.write(tmp_path / "bag"), kuka)
+
+
 def test_starts_at_the_first_snapshot_when_recorded_from_the_middle(
     recording: Recording, kuka: Bundle, tmp_path: Path
 ) -> None:

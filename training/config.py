@@ -104,7 +104,7 @@ _PRESETS = {
         noise_decay=1.0,
         agent=AgentConfig(hidden=128, initial_log_std=-1.5),
     ),
-    "husky_goto": TrainConfig(task="husky_goto", steps=400_000, gamma=0.99, model_epochs=1, noise_decay=0.7),
+    "husky_goto": TrainConfig(task="husky_goto", steps=800_000, gamma=0.99, model_epochs=1, noise_decay=1.2),
     "kuka_reach": TrainConfig(task="kuka_reach", steps=1_500_000, horizon=128, model_epochs=1),
     "panda_reach": TrainConfig(task="panda_reach", steps=1_000_000, model_epochs=1),
 }

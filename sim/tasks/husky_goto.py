@@ -87,8 +87,7 @@ class HuskyGoto(Task):
         turned, self._aside = self._aside - aside, aside
         change = action - self._previous
         reward = (
-            (0.5 * np.clip(closing, -1.0, 1.0) + 30.0 * turned) * (error > _SUCCESS_M)
-            + np.exp(-((error / 0.2) ** 2)) - 0.1 * error
+            0.5 * np.clip(closing, -1.0, 1.0) + 30.0 * turned + np.exp(-error / 0.1) - 0.1 * error
             - 0.02 * float(change @ change) - 0.02 * float(base.angular_velocity[2]) ** 2
         )  # fmt: skip
         self._previous = action.copy()

@@ -29,6 +29,8 @@ MODES = ("skip", LENIENT, "strict")
 def _parameter(default: Any, description: str, live: bool = False, **descriptor_fields: bool) -> Any:
     read_only = descriptor_fields.get("read_only", False)
     when = "may change at any time" if live else "read at the start" if read_only else "read when configuring"
+    if isinstance(default, float):  # -p engage_s:=1 is an integer to ROS
+        descriptor_fields["dynamic_typing"] = True
     descriptor = ParameterDescriptor(description=f"{description}; {when}", **descriptor_fields)
     return field(default=default, metadata={"descriptor": descriptor, "live": live})
 
@@ -73,6 +75,12 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            _require(
+                not isinstance(f.default, float) or isinstance(value, float),
+                f"{f.name} is {value!r}, expected a number",
+            )
         _require(self.refine >= -1, f"refine is {self.refine}, expected -1 (the bundle's default) or more")
         _require(
             self.rate_hz == 0 or LOWEST_RATE_HZ <= self.rate_hz <= HIGHEST_RATE_HZ,
@@ -122,12 +130,18 @@ class Settings:
     @staticmethod
     def read(node: Node) -> Settings:
         """The parameters' values."""
-        return Settings(**{f.name: node.get_parameter(f.name).value for f in fields(Settings)})
+        return Settings(**Settings.known({f.name: node.get_parameter(f.name).value for f in fields(Settings)}))
 
     @staticmethod
     def known(values: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of `values` whose names are fields."""
-        return {f.name: values[f.name] for f in fields(Settings) if f.name in values}
+        """Those of `values` whose names are fields; whole numbers become what the field is."""
+        return {
+            f.name: float(values[f.name])
+            if isinstance(f.default, float) and type(values[f.name]) is int
+            else values[f.name]
+            for f in fields(Settings)
+            if f.name in values
+        }
 
     @staticmethod
     def check(node: Node, changes: Mapping[str, Any], configured: bool) -> None:

@@ -167,6 +167,7 @@ def test_values_out_of_range_are_refused_one_by_one(session: Session) -> None:
     for name, (value, complaint) in BAD.items():
         with pytest.raises(GanglionError, match=complaint):
             session.set_parameter("controller", name, value)
+    session.set_parameter("controller", "engage_s", 1)  # a whole number is one, too
     for name, value in (("rate_hz", "fast"), ("bundle", 3), ("refine", 1.5)):
         with pytest.raises(GanglionError, match=name):
             session.set_parameter("controller", name, value)

@@ -3,15 +3,17 @@
     python -m benchmarks.tick [--refine 0 1 2 4 8] [--ticks 1000] [--json PATH]
     python -m benchmarks.tick --bundle bundles/kuka_reach.onnx
 
-Without a bundle, agents of the sizes given (by default 32 latents, tied to as many of 48 channels, hidden layers of 128
-units, 12 actions) are made with random weights, exported and measured; the arithmetic takes the same time whatever the
-weights are. Columns:
+Without a bundle, agents of the sizes given (by default nodes of 64 latents and, above them, 32; 48 channels; hidden
+layers of 128 units; 12 actions) are made with random weights, exported and measured; the arithmetic takes the same time
+whatever the weights are. `--sizes.latents 32` is a graph of one node. Columns:
 
 controller  the whole Controller.tick: sensing, graph, limits
 graph       the graph alone, on bound buffers
 torch       eager torch in inference mode: the very code that was traced
 autograd    the same with the gradient of the free energy by autograd, as predictive-coding libraries take it; only for
             methods whose step is a multiple of the gradient
+kernel      the refinement steps alone, fused by hand in C and built here, where there is a compiler; only for the
+            method `gradient` on two nodes
 
 The torch columns infer and act on tensors that are ready, without sensing and limits. A bundle has no torch columns.
 """
@@ -19,6 +21,7 @@ The torch columns infer and act on tensors that are ready, without sensing and l
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,6 +35,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.kernel import kernel
 from export.exporter import carried_states, refinement_of
 from export.graph import build_model
 from runtime.bundle import Bundle
@@ -45,8 +49,7 @@ from training.agent.config import AgentConfig, InferenceConfig
 from training.agent.inference import Gradient
 
 _ROUNDS = 20
-_COLUMNS = ("controller", "graph", "torch", "autograd")
-_GRADIENT_STEPS = 4
+_COLUMNS = ("controller", "graph", "torch", "autograd", "kernel")
 
 Tick = Callable[[], object]
 
@@ -55,9 +58,10 @@ Tick = Callable[[], object]
 class Sizes:
     """Sizes of an agent with random weights."""
 
-    latents: int = 32
+    latents: tuple[int, ...] = (64, 32)
+    """Of each node, from the one that predicts the channels upwards."""
     channels: int = 48
-    """The first ones are tied to the latents."""
+    """The first ones are tied to the first latents of the lowest node, two of three at most."""
     actions: int = 12
     hidden: int = 128
 
@@ -68,10 +72,10 @@ class Options:
 
     bundle: Path | None = None
     """Measure this bundle (.onnx) instead of agents with random weights."""
-    methods: tuple[str, ...] = ("amortized", "gauss_newton", "diagonal")
+    methods: tuple[str, ...] = ("amortized", "gradient", "diagonal", "gauss_newton")
     """Methods of the agents with random weights."""
     refine: tuple[int, ...] = (0, 1, 2, 4, 8)
-    """Numbers of refinement steps of gauss_newton, or of the bundle."""
+    """Numbers of refinement steps."""
     ticks: int = 1000
     """Ticks per figure."""
     sizes: Sizes = field(default_factory=Sizes)
@@ -108,12 +112,13 @@ def _bundle_rows(options: Options) -> Iterator[tuple[str, int, dict[str, Tick]]]
 
 
 def _random_rows(options: Options) -> Iterator[tuple[str, int, dict[str, Tick]]]:
-    fewer = {"amortized": (0,), "gauss_newton": options.refine}
     for method in track(options.methods, "export", console=Console(stderr=True), transient=True):
         agent = random_agent(method, options.sizes)
         bundle = Bundle(Path(f"random {method} agent"), _contract(agent), build_model(agent).SerializeToString())
-        for steps in fewer.get(method, (_GRADIENT_STEPS,)):
+        for steps in options.refine if bundle.contract.refinement.max_steps else (0,):
             ticks = _deployed_ticks(bundle, steps) | {"torch": _torch_tick(agent, steps)}
+            if method == "gradient" and steps and (fused := _kernel_tick(agent, steps)):
+                ticks["kernel"] = fused
             if isinstance(agent.method, Gradient):
                 ticks["autograd"] = _autograd_tick(agent, steps)
             yield method, steps, ticks
@@ -149,11 +154,14 @@ def _figures(durations: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def random_agent(method: str, sizes: Sizes) -> Agent:
-    """An agent with random weights, whose leading channels are tied to the latents."""
+    """An agent with random weights, whose leading channels are tied to the latents of the lowest node."""
     torch.manual_seed(0)
+    names = [f"level_{i}" for i in range(len(sizes.latents))]
+    nodes = [Node(n, size, above) for n, size, above in zip(names, sizes.latents, [*((n,) for n in names[1:]), ()])]
     config = AgentConfig(
-        nodes=(Node("state", sizes.latents),),
-        tied=tuple(range(min(sizes.latents, sizes.channels))),
+        nodes=tuple(reversed(nodes)),
+        acting_node=nodes[0].name,
+        tied=tuple(range(min(sizes.latents[0], 2 * sizes.channels // 3))),
         hidden=sizes.hidden,
         inference=InferenceConfig(method),
     )
@@ -161,6 +169,8 @@ def random_agent(method: str, sizes: Sizes) -> Agent:
     with torch.no_grad():
         for parameter in agent.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))  # what starts at zero would be left out of the graph
+        if method == "gradient" and agent.method.steps is not None:  # learned ones know the curvature
+            agent.method.steps.raw.fill_(math.log(1e-3))
     return agent.eval()
 
 
@@ -219,6 +229,22 @@ def _torch_tick(agent: Agent, steps: int) -> Tick:
         return agent.act(agent.infer(x, mask, action, state, k, mask).z)
 
     return tick
+
+
+def _kernel_tick(agent: Agent, steps: int) -> Tick | None:
+    """Raises RuntimeError unless it refines as torch does."""
+    if len(agent.config.nodes) != 2:
+        return None
+    x, mask, action, state = _inputs(agent)
+    with torch.no_grad():
+        start, _ = agent.start(x, mask, action, state, mask)
+        z = start.z
+        for k in range(steps):
+            z, _ = agent.refine(z, x, start, torch.tensor(k), torch.tensor([steps]))
+    run = kernel(agent, start, x, steps)
+    if run is not None and not np.allclose(run(), z[0].numpy(), rtol=1e-3, atol=1e-3):
+        raise RuntimeError(f"the kernel in C and torch differ after {steps} steps")
+    return run
 
 
 def _autograd_tick(agent: Agent, steps: int) -> Tick:

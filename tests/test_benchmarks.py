@@ -39,6 +39,14 @@ def test_tick_of_a_bundle(tmp_path: Path) -> None:
 
 
 def test_both_gradients_lead_to_the_same_action() -> None:
-    agent = random_agent("diagonal", Sizes(4, 6, 2, 8))
+    agent = random_agent("diagonal", Sizes((4,), 6, 2, 8))
     by_hand, by_autograd = (tick(agent, 4)() for tick in (_torch_tick, _autograd_tick))
     torch.testing.assert_close(by_hand, by_autograd, rtol=1e-5, atol=1e-6)
+
+
+def test_the_kernel_in_c_refines_as_torch_does(tmp_path: Path) -> None:
+    """It raises if it does not, so that no figure is that of another arithmetic."""
+    sizes = ("--sizes.latents", "6", "3", "--sizes.channels", "6", "--sizes.actions", "2", "--sizes.hidden", "8")
+    rows = run(*sizes, "--methods", "gradient", "--refine", "0", "8", output=tmp_path / "tick.json")
+    assert "kernel" not in rows["gradient", 0]
+    assert rows["gradient", 8]["kernel"]["p50_us"] < rows["gradient", 8]["graph"]["p50_us"]

@@ -9,7 +9,7 @@ import numpy as np
 from export.record import HELD_OUT, record_healthy
 from runtime.bundle import Bundle
 from runtime.contract import Health, HealthAt
-from runtime.surprise import WARM_TICKS, smoothed
+from runtime.surprise import WARM_TICKS, smoothed, surprise
 from sim.tasks import NOMINAL
 
 LEVELS = (0.5, 0.9, 0.99, 0.999)
@@ -24,17 +24,19 @@ def calibrate(
     ticks = 0
     first = seed + 2 * HELD_OUT
     for k in (k for k in _REFINE if k <= bundle.contract.refinement.max_steps):
-        seeds, names = range(first, first + episodes), ("innovation", "free_energy")
+        seeds, names = range(first, first + episodes), ("innovation", "free_energy", "mask", "verdict")
         recording = record_healthy(bundle, task, seeds, k, workers, names, worlds)
         warm = recording.tick >= WARM_TICKS
         ticks = max(ticks, int(warm.sum()))
-        free_energy = recording["free_energy"][warm]
+        believed = (recording["mask"] > 0) & (recording["verdict"] == 0)
+        surprises = surprise(recording["innovation"], believed)[warm]
         begins = np.flatnonzero(recording.tick[warm] == WARM_TICKS)[1:]
-        median, rate_hz = float(np.median(free_energy)), bundle.contract.rate_hz
+        median, rate_hz = float(np.median(surprises)), bundle.contract.rate_hz
         innovation = np.quantile(np.abs(recording["innovation"][warm]), LEVELS, axis=0)
         refine[str(k)] = HealthAt(
-            free_energy=tuple(np.quantile(free_energy, LEVELS).tolist()),
+            free_energy=tuple(np.quantile(recording["free_energy"][warm], LEVELS).tolist()),
             innovation={c: tuple(innovation[:, i].tolist()) for i, c in enumerate(bundle.contract.layout.channels)},
-            sustained=float(max(smoothed(f, median, rate_hz).max() for f in np.split(free_energy, begins))),
+            surprise=tuple(np.quantile(surprises, LEVELS).tolist()),
+            sustained=float(max(smoothed(s, median, rate_hz).max() for s in np.split(surprises, begins))),
         )
     return Health(LEVELS, ticks, refine)

@@ -229,8 +229,10 @@ class HealthAt:
     """Per level, in nats."""
     innovation: dict[str, tuple[float, ...]]
     """Per `observation.channel`: |innovation| in standard deviations, per level."""
+    surprise: tuple[float, ...]
+    """Per level, see `runtime.surprise`."""
     sustained: float
-    """Largest average of the free energy over half a second, nats."""
+    """Largest average of the surprise over half a second."""
 
 
 @dataclass(frozen=True)

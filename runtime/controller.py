@@ -13,7 +13,7 @@ from runtime.limits import Limits
 from runtime.safety import Request, Safety, Status
 from runtime.sample import NEVER, Sample
 from runtime.sensing import Reason, Watch, mask_reasons, normalise, verdict_reasons
-from runtime.surprise import Surprise
+from runtime.surprise import Surprise, surprise
 
 MOST_SURPRISE = 3.0
 
@@ -185,7 +185,7 @@ class Controller:
             reasons |= verdict_reasons(verdict)
             believed = reasons == 0
         lost = self._watch.lost(believed, sample.stamp_ns, now_ns)
-        surprised = self.surprise.beyond(free_energy)
+        surprised = self.surprise.beyond(float(surprise(innovation, believed)))
         if lost or surprised or self.safety.stopped:
             return self._hold(reasons, free_energy, innovation, self._describe(lost, reasons))
         wanted = self.limits.command(action, self._previous)
@@ -252,7 +252,7 @@ class Controller:
         if parts:
             return "lost " + ", ".join(parts)
         s = self.surprise
-        return f"surprised: free energy averages {s.average:.4g} nats, {s.bound:.4g} is the bound of the calibration"
+        return f"surprised: the mean square innovation averages {s.average:.4g}, calibration bounds it to {s.bound:.4g}"
 
     def state(self) -> dict[str, np.ndarray]:
         """Copies of everything carried from tick to tick, float64, by name."""

@@ -79,7 +79,7 @@ def _health(contract: Contract) -> list[tuple[str, str]]:
         rows.append(
             (
                 f"free energy, K = {k}",
-                f"{quantiles} nats over {health.ticks} ticks; at most {at.sustained:.3g} over half a second",
+                f"{quantiles} nats over {health.ticks} ticks; surprise at most {at.sustained:.3g} over half a second",
             )
         )
     return rows or [("free energy", "not calibrated")]

@@ -1,4 +1,8 @@
-"""Whether the model is more surprised, for longer, than it ever was in calibration."""
+"""Whether the model is more surprised, for longer, than it ever was in calibration.
+
+The surprise of a tick is the mean square innovation, in predicted standard deviations, of the channels that are
+believed. It is near 1 for a model that is right, whatever is masked; free energy is another with every channel less.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,17 @@ WARM_TICKS = 20
 _AVERAGE_S = 0.5
 
 
-def smoothed(free_energies: Iterable[float], start: float, rate_hz: float) -> np.ndarray:
-    """Exponential average over half a second of F (N,), nats, beginning at `start`."""
+def surprise(innovation: np.ndarray, believed: np.ndarray) -> np.ndarray:
+    """Of ticks (...,), from their innovations (..., D) and what is believed (..., D) bool; 0 where nothing is."""
+    squares = np.square(innovation, dtype=np.float64) * believed
+    return squares.sum(-1) / np.maximum(believed.sum(-1), 1)
+
+
+def smoothed(surprises: Iterable[float], start: float, rate_hz: float) -> np.ndarray:
+    """Exponential average over half a second of surprises (N,), beginning at `start`."""
     average, share, averages = start, _share(rate_hz), []
-    for free_energy in free_energies:
-        average += share * (free_energy - average)
+    for value in surprises:
+        average += share * (value - average)
         averages.append(average)
     return np.array(averages)
 
@@ -29,7 +39,7 @@ def _share(rate_hz: float) -> float:
 
 
 class Surprise:
-    """Averages F and compares it with a bound. All that is carried is in `state`."""
+    """Averages the surprise and compares it with a bound. All that is carried is in `state`."""
 
     def __init__(self, health: Health, rate_hz: float, factor: float) -> None:
         """`factor` of the calibration's largest excess over the median is too much; 0 looks at nothing.
@@ -40,10 +50,10 @@ class Surprise:
             raise ContractError(f"most_surprise is {factor:g}, expected 0 (no bound) or 1 and more")
         calibrated = list(health.refine.values()) if factor else []
         self.bound = math.inf
-        """Nats; infinite if there is none."""
+        """Infinite if there is none."""
         self._median = 0.0
         if calibrated:
-            self._median = max(float(np.interp(0.5, health.levels, at.free_energy)) for at in calibrated)
+            self._median = max(float(np.interp(0.5, health.levels, at.surprise)) for at in calibrated)
             self.bound = self._median + factor * (max(at.sustained for at in calibrated) - self._median)
         self._share = _share(rate_hz)
         self.reset()
@@ -52,11 +62,11 @@ class Surprise:
         """The belief starts anew."""
         self.average, self._ticks = self._median, 0
 
-    def beyond(self, free_energy: float) -> bool:
-        """Take in F of one tick, nats; whether the average is beyond the bound."""
+    def beyond(self, value: float) -> bool:
+        """Take in the surprise of one tick; whether the average is beyond the bound."""
         self._ticks = min(self._ticks + 1, WARM_TICKS + 1)
         if self._ticks > WARM_TICKS:
-            self.average += self._share * (free_energy - self.average)
+            self.average += self._share * (value - self.average)
         return self.average > self.bound
 
     def state(self) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ def test_round_trip_keeps_every_field() -> None:
     contract = replace(
         KUKA,
         parity=Parity(200, (0, 1, 8), 0.25, 1e-4, 3e-6),
-        health=Health((0.5, 0.99), 1000, {"0": HealthAt((1.5, 2.5), {"target.x": (0.1, 0.2)}, 2.0)}),
+        health=Health((0.5, 0.99), 1000, {"0": HealthAt((1.5, 2.5), {"target.x": (0.1, 0.2)}, (1.0, 1.5), 2.0)}),
         refinement=Refinement("gauss_newton", 1, 3, (1.0, 0.5, 0.25), 8),
         checks=SensorChecks(4000, {"target.x": ChannelCheck(6.0, 4.5, 3, 0.001, 0.0)}),
     )

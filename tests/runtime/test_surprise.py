@@ -12,10 +12,10 @@ from runtime.controller import Controller
 from runtime.errors import ContractError
 from runtime.safety import Status
 from runtime.sample import Sample
-from runtime.surprise import WARM_TICKS, Surprise, smoothed
+from runtime.surprise import WARM_TICKS, Surprise, smoothed, surprise
 from tests.tiny_bundle import tiny_contract, write_tiny_bundle
 
-HEALTH = Health((0.5, 0.9), 100, {"0": HealthAt((1.0, 1.5), {}, 2.0), "2": HealthAt((0.5, 1.5), {}, 3.0)})
+HEALTH = Health((0.5, 0.9), 100, {"0": HealthAt((), {}, (1.0, 1.5), 2.0), "2": HealthAt((), {}, (0.5, 1.5), 3.0)})
 PERIOD = 10_000_000
 
 
@@ -43,28 +43,36 @@ def test_a_factor_that_makes_no_sense_is_refused(factor: float) -> None:
         Surprise(HEALTH, 100.0, factor)
 
 
+def test_the_surprise_of_what_is_believed_by_hand() -> None:
+    innovation = np.array([[1.0, 3.0, 9.0], [2.0, 0.0, 0.0]])
+    believed = np.array([[True, True, False], [False, False, False]])
+    assert surprise(innovation, believed).tolist() == [5.0, 0.0]
+
+
 def test_the_robot_holds_while_it_lasts_and_a_restored_state_goes_on(tmp_path: Path) -> None:
-    """F of the tiny bundle is K + 1: calm at K = 0, too much at K = 8."""
-    health = Health((0.5,), 100, {"0": HealthAt((1.0,), {}, 2.0)})
+    """The innovation of the tiny bundle is its normalised observation; that of 7 velocities in 20 channels is 6."""
+    health = Health((0.5,), 100, {"0": HealthAt((), {}, (1.0,), 2.0)})
     contract = replace(tiny_contract("kuka_reach"), health=health)
     bundle = Bundle.load(write_tiny_bundle(tmp_path / "b.onnx", "kuka_reach", contract=contract))
-    controller, other = Controller(bundle, refine=0), Controller(bundle, refine=0)
-    sample = Sample(contract)
+    controller, other, unbound = Controller(bundle), Controller(bundle), Controller(bundle, most_surprise=0)
+    layout, sample = contract.layout, Sample(contract)
     statuses = []
     for tick in range(200):
-        controller.refine = 8 if 50 <= tick < 120 else 0
-        sample.put_flat(contract.layout.mean, tick * PERIOD)
+        values = layout.mean.copy()
+        if 50 <= tick < 120:
+            values[layout.slices["joint_velocity"]] += 6 * layout.scale[layout.slices["joint_velocity"]]
+        sample.put_flat(values, tick * PERIOD)
         command = controller.tick(sample, tick * PERIOD)
         statuses.append(command.status)
+        assert unbound.tick(sample, tick * PERIOD).status is Status.ACTIVE
         if tick == 60:
             other.restore(controller.state())
         if tick > 60:
-            other.refine = controller.refine
             assert other.tick(sample, tick * PERIOD).status is command.status
         if command.status is Status.HOLDING:
-            assert command.cause.startswith("surprised: free energy averages ")
-            assert command.cause.endswith(", 4 is the bound of the calibration")
-    # From 1 towards 9 beyond 4: 9 - 8 * 0.98^n > 4 with n = 24, so at tick 73.
-    assert statuses.index(Status.HOLDING) == 73
+            assert command.cause.startswith("surprised: the mean square innovation averages ")
+            assert command.cause.endswith("calibration bounds it to 4")
+    # From 0.98^30, after 30 ticks from 1 towards 0, towards 7 * 36 / 20 = 12.6 it passes 4 in the 17th tick.
+    assert statuses.index(Status.HOLDING) == 66
     assert statuses[119] is Status.HOLDING
     assert statuses[-1] is Status.ACTIVE

@@ -31,12 +31,12 @@ def calibrate(
         believed = (recording["mask"] > 0) & (recording["verdict"] == 0)
         surprises = surprise(recording["innovation"], believed)[warm]
         begins = np.flatnonzero(recording.tick[warm] == WARM_TICKS)[1:]
-        median, rate_hz = float(np.median(surprises)), bundle.contract.rate_hz
+        rate_hz = bundle.contract.rate_hz
         innovation = np.quantile(np.abs(recording["innovation"][warm]), LEVELS, axis=0)
         refine[str(k)] = HealthAt(
             free_energy=tuple(np.quantile(recording["free_energy"][warm], LEVELS).tolist()),
             innovation={c: tuple(innovation[:, i].tolist()) for i, c in enumerate(bundle.contract.layout.channels)},
             surprise=tuple(np.quantile(surprises, LEVELS).tolist()),
-            sustained=float(max(smoothed(s, median, rate_hz).max() for s in np.split(surprises, begins))),
+            sustained=float(max(smoothed(s, rate_hz).max() for s in np.split(surprises, begins))),
         )
     return Health(LEVELS, ticks, refine)

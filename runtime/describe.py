@@ -76,12 +76,10 @@ def _health(contract: Contract) -> list[tuple[str, str]]:
     rows = []
     for k, at in health.refine.items():
         quantiles = ", ".join(f"{level:.1%} {value:.3g}" for level, value in zip(health.levels, at.free_energy))
-        rows.append(
-            (
-                f"free energy, K = {k}",
-                f"{quantiles} nats over {health.ticks} ticks; surprise at most {at.sustained:.3g} over half a second",
-            )
-        )
+        rows.append((f"free energy, K = {k}", f"{quantiles} nats over {health.ticks} ticks"))
+    for k, at in health.refine.items():
+        quantiles = ", ".join(f"{level:.1%} {value:.3g}" for level, value in zip(health.levels, at.surprise))
+        rows.append((f"surprise, K = {k}", f"{quantiles}; at most {at.sustained:.3g} over half a second"))
     return rows or [("free energy", "not calibrated")]
 
 

@@ -1,7 +1,7 @@
 """Whether the model is more surprised, for longer, than it ever was in calibration.
 
 The surprise of a tick is the mean square innovation, in predicted standard deviations, of the channels that are
-believed. It is near 1 for a model that is right, whatever is masked; free energy is another with every channel less.
+believed. A model that is right expects 1, whatever is masked; free energy is another with every channel less.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def surprise(innovation: np.ndarray, believed: np.ndarray) -> np.ndarray:
     return squares.sum(-1) / np.maximum(believed.sum(-1), 1)
 
 
-def smoothed(surprises: Iterable[float], start: float, rate_hz: float) -> np.ndarray:
-    """Exponential average over half a second of surprises (N,), beginning at `start`."""
-    average, share, averages = start, _share(rate_hz), []
+def smoothed(surprises: Iterable[float], rate_hz: float) -> np.ndarray:
+    """Exponential average over half a second of surprises (N,), beginning at 0."""
+    average, share, averages = 0.0, _share(rate_hz), []
     for value in surprises:
         average += share * (value - average)
         averages.append(average)
@@ -42,7 +42,9 @@ class Surprise:
     """Averages the surprise and compares it with a bound. All that is carried is in `state`."""
 
     def __init__(self, health: Health, rate_hz: float, factor: float) -> None:
-        """`factor` of the calibration's largest excess over the median is too much; 0 looks at nothing.
+        """More than `factor` times the largest average of the calibration is too much; 0 looks at nothing.
+
+        Where that was below 1, which a model that is right expects, it counts as 1: with fewer sensors it is no more.
 
         Raises ContractError if it is between 0 and 1, negative or not finite.
         """
@@ -51,16 +53,14 @@ class Surprise:
         calibrated = list(health.refine.values()) if factor else []
         self.bound = math.inf
         """Infinite if there is none."""
-        self._median = 0.0
         if calibrated:
-            self._median = max(float(np.interp(0.5, health.levels, at.surprise)) for at in calibrated)
-            self.bound = self._median + factor * (max(at.sustained for at in calibrated) - self._median)
+            self.bound = factor * max(1.0, *(at.sustained for at in calibrated))
         self._share = _share(rate_hz)
         self.reset()
 
     def reset(self) -> None:
         """The belief starts anew."""
-        self.average, self._ticks = self._median, 0
+        self.average, self._ticks = 0.0, 0
 
     def beyond(self, value: float) -> bool:
         """Take in the surprise of one tick; whether the average is beyond the bound."""

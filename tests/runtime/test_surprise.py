@@ -20,20 +20,22 @@ PERIOD = 10_000_000
 
 
 def test_the_bound_by_hand() -> None:
-    """The larger median and the larger sustained F of both K: 1 + 3 (3 - 1)."""
-    assert Surprise(HEALTH, 100.0, 3.0).bound == 7.0
+    """Three times the largest of both K; what is below 1 counts as 1."""
+    assert Surprise(HEALTH, 100.0, 3.0).bound == 9.0
+    calm = Health((0.5,), 100, {"0": HealthAt((), {}, (0.05,), 0.1)})
+    assert Surprise(calm, 100.0, 3.0).bound == 3.0
     assert Surprise(HEALTH, 100.0, 0.0).bound == np.inf
     assert Surprise(Health(), 100.0, 3.0).bound == np.inf
 
 
 def test_it_takes_a_lasting_surprise() -> None:
-    """From 1 towards 13 the average is 13 - 12 * 0.98^n, which passes 7 with n = 35."""
+    """From 0 towards 18 the average is 18 (1 - 0.98^n), which passes 9 with n = 35."""
     surprise = Surprise(HEALTH, 100.0, 3.0)
     assert not any(surprise.beyond(1e9) for _ in range(WARM_TICKS)), "the belief forms"
-    found = [surprise.beyond(13.0) for _ in range(40)]
+    found = [surprise.beyond(18.0) for _ in range(40)]
     assert found.index(True) + 1 == 35
-    np.testing.assert_allclose(surprise.average, 13 - 12 * 0.98**40)
-    np.testing.assert_allclose(surprise.average, smoothed([13.0] * 40, 1.0, 100.0)[-1])
+    np.testing.assert_allclose(surprise.average, 18 * (1 - 0.98**40))
+    np.testing.assert_allclose(surprise.average, smoothed([18.0] * 40, 100.0)[-1])
     assert [surprise.beyond(1.0) for _ in range(40)].count(True) < 10
 
 
@@ -51,7 +53,7 @@ def test_the_surprise_of_what_is_believed_by_hand() -> None:
 
 def test_the_robot_holds_while_it_lasts_and_a_restored_state_goes_on(tmp_path: Path) -> None:
     """The innovation of the tiny bundle is its normalised observation; that of 7 velocities in 20 channels is 6."""
-    health = Health((0.5,), 100, {"0": HealthAt((), {}, (1.0,), 2.0)})
+    health = Health((0.5,), 100, {"0": HealthAt((), {}, (1.0,), 4 / 3)})
     contract = replace(tiny_contract("kuka_reach"), health=health)
     bundle = Bundle.load(write_tiny_bundle(tmp_path / "b.onnx", "kuka_reach", contract=contract))
     controller, other, unbound = Controller(bundle), Controller(bundle), Controller(bundle, most_surprise=0)
@@ -72,7 +74,7 @@ def test_the_robot_holds_while_it_lasts_and_a_restored_state_goes_on(tmp_path: P
         if command.status is Status.HOLDING:
             assert command.cause.startswith("surprised: the mean square innovation averages ")
             assert command.cause.endswith("calibration bounds it to 4")
-    # From 0.98^30, after 30 ticks from 1 towards 0, towards 7 * 36 / 20 = 12.6 it passes 4 in the 17th tick.
-    assert statuses.index(Status.HOLDING) == 66
+    # Towards 7 * 36 / 20 = 12.6 it passes 4 with 12.6 (1 - 0.98^n) > 4, in the 19th tick.
+    assert statuses.index(Status.HOLDING) == 68
     assert statuses[119] is Status.HOLDING
     assert statuses[-1] is Status.ACTIVE

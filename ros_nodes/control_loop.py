@@ -185,7 +185,8 @@ class ControlLoop:
         if self._guard is not None and self._guard.took_over():
             self.controller.request(Request.STOP, "the guard had to command: the controller did not tick in time")
         now_ns = time.monotonic_ns()
-        self.controller.refine = self._planner.steps(self._pacer.deadline_ns + self._budget_ns - now_ns, self.refine)
+        late_ns = max(0, now_ns - self._pacer.deadline_ns)
+        self.controller.refine = self._planner.steps(self._budget_ns - late_ns, self.refine)
         command = self.controller.tick(self.sensors.sample, now_ns)
         tick_us = (time.monotonic_ns() - now_ns) * 1e-3
         latency_us = float("nan")

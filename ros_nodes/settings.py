@@ -53,7 +53,7 @@ class Settings:
         0.0, "refinement ends with the step that is expected to lower the free energy by no more, nats", live=True
     )
     budget_ms: float = _parameter(
-        -1.0, "time since a tick was due in which refinement shall end; 0 is no bound, -1 is half a period", live=True
+        -1.0, "time that a tick may take, less if it begins late; 0 is no bound, -1 is half a period", live=True
     )
     most_surprise: float = _parameter(
         MOST_SURPRISE, "times the calibration's largest surprise, beyond which the robot holds; 0 is no bound"

@@ -65,6 +65,10 @@ class FakeRobot:
         self._next_ns = time.monotonic_ns()
         session.idle.append(self._work)
 
+    def listens(self) -> bool:
+        """Whether it has found a controller."""
+        return self._telemetry.publishers > 0 and self._command.publishers > 0
+
     def _work(self) -> None:
         if time.monotonic_ns() >= self._next_ns:
             self._next_ns = max(self._next_ns + self.period_ns, time.monotonic_ns() - PERIOD_NS)

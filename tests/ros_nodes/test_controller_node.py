@@ -206,7 +206,10 @@ def test_deactivation_and_interrupt_command_the_safe_action(session: Session, ca
 
 def test_a_failing_tick_commands_the_safe_action_and_deactivates(session: Session, cartpole: Path) -> None:
     robot = FakeRobot(session, tiny_contract("cartpole"))
-    child = session.start("tests.ros_nodes.failing_controller", {"bundle": str(cartpole), "autostart": True})
+    child = session.start("tests.ros_nodes.failing_controller", {"bundle": str(cartpole)})
+    assert session.change_state("controller", CONFIGURE)
+    session.wait(robot.listens, "the robot to find the controller's topics")
+    assert session.change_state("controller", ACTIVATE)
     session.wait(lambda: bool(errors(child)), "the failure")
     session.spin(0.2)
     (line,) = errors(child)

@@ -140,6 +140,10 @@ def test_stamps_of_another_clock_are_not_compared() -> None:
     for name in seen.topics:
         seen = with_topic(seen, name, clock_ns=())
     assert check(seen, KUKA) == []
+    still = restamped(lambda k: EPOCH_NS)
+    for name in still.topics:
+        still = with_topic(still, name, clock_ns=())
+    assert check(still, KUKA) == [], "a simulated clock may stand still"
 
 
 # Joints and contents.

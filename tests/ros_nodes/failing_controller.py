@@ -11,7 +11,7 @@ from runtime.sample import Sample
 
 FAILING_TICK = 30
 _tick, _start = Controller.tick, ControlLoop.start
-_count = 0
+_count = -1000
 
 
 def _begin(self: ControlLoop) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,13 @@ def test_no_other_top_level_package() -> None:
     packages = {p.parent.name for p in ROOT.glob("*/__init__.py")}
     assert packages <= OURS | {"tests"}
     assert not (ROOT / "launch" / "__init__.py").exists()  # it would shadow the launch package of ROS
+
+
+@pytest.mark.parametrize("page", ["safety.md", "comparison.md"])
+def test_every_test_that_the_docs_name_is_there(page: str) -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / page).read_text()))
+    written = {
+        name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert len(named) > 15
+    assert named <= written

@@ -13,7 +13,7 @@ from sim.sensors import Sensor
 from sim.simulation import Simulation
 from sim.tasks.base import Outcome, Task
 
-_NEAREST, _FARTHEST = 0.5, 4.0  # m
+_NEAREST, _FARTHEST = 0.1, 4.0  # m
 _SUCCESS_M = 0.15
 _MAX_WHEEL = MAX_SPEED / WHEEL_RADIUS  # rad/s
 _LAST_TICKS = 50
@@ -30,7 +30,7 @@ def _aside(away: np.ndarray) -> float:
 
 
 class HuskyGoto(Task):
-    """12 s to a goal at 0.5 to 4 m in any direction.
+    """12 s to a goal at 0.1 to 4 m in any direction.
 
     Solved if the mean distance to it over the last half second is under 15 cm.
     """

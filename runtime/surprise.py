@@ -17,12 +17,13 @@ from runtime.errors import ContractError
 WARM_TICKS = 20
 """After a start or a reset of the belief, which has yet to form; they count for nothing."""
 _AVERAGE_S = 0.5
+_LEAST_TICKS = 5  # that it takes to be beyond the bound, however large the surprise of each
 
 
 def surprise(innovation: np.ndarray, believed: np.ndarray) -> np.ndarray:
     """Of ticks (...,), from their innovations (..., D) and what is believed (..., D) bool; 0 where nothing is."""
-    squares = np.square(innovation, dtype=np.float64) * believed
-    return squares.sum(-1) / np.maximum(believed.sum(-1), 1)
+    kept = np.multiply(innovation, believed, dtype=np.float64)
+    return np.einsum("...i,...i", kept, kept) / np.maximum(believed.sum(-1), 1)
 
 
 def smoothed(surprises: Iterable[float], rate_hz: float) -> np.ndarray:
@@ -56,6 +57,7 @@ class Surprise:
         if calibrated:
             self.bound = factor * max(1.0, *(at.sustained for at in calibrated))
         self._share = _share(rate_hz)
+        self._most = self.bound / (_LEAST_TICKS * self._share)
         self.reset()
 
     def reset(self) -> None:
@@ -66,7 +68,7 @@ class Surprise:
         """Take in the surprise of one tick; whether the average is beyond the bound."""
         self._ticks = min(self._ticks + 1, WARM_TICKS + 1)
         if self._ticks > WARM_TICKS:
-            self.average += self._share * (value - self.average)
+            self.average += self._share * (min(value, self._most) - self.average)
         return self.average > self.bound
 
     def state(self) -> dict[str, np.ndarray]:

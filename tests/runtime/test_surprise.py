@@ -39,6 +39,16 @@ def test_it_takes_a_lasting_surprise() -> None:
     assert [surprise.beyond(1.0) for _ in range(40)].count(True) < 10
 
 
+def test_no_single_tick_is_enough_and_none_is_remembered_for_long() -> None:
+    """A tick counts for at most 9 / (5 * 0.02) = 90, of which the average takes 1.8: the sixth is beyond 9."""
+    surprise = Surprise(HEALTH, 100.0, 3.0)
+    for _ in range(WARM_TICKS):
+        surprise.beyond(1.0)
+    assert [surprise.beyond(1e300) for _ in range(6)] == [False] * 5 + [True]
+    assert surprise.average == pytest.approx(90 * (1 - 0.98**6))
+    assert not any([surprise.beyond(1.0) for _ in range(20)][10:])
+
+
 @pytest.mark.parametrize("factor", [-1.0, 0.5, np.inf, np.nan])
 def test_a_factor_that_makes_no_sense_is_refused(factor: float) -> None:
     with pytest.raises(ContractError, match=r"most_surprise is .*, expected 0"):

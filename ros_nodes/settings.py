@@ -20,7 +20,7 @@ from runtime.providers import AUTO
 from runtime.providers import NAMES as PROVIDERS
 from runtime.safety import LONGEST_ENGAGE_S
 
-MOST_GUARD_MS = 1e7
+_MOST_GUARD_MS = 1e7
 LENIENT = "lenient"
 MODES = ("skip", LENIENT, "strict")
 """Of the check when a controller is configured."""
@@ -105,9 +105,9 @@ class Settings:
             "for the default",
         )
         _require(
-            self.guard_ms == -1 or 0 <= self.guard_ms <= MOST_GUARD_MS,
+            self.guard_ms == -1 or 0 <= self.guard_ms <= _MOST_GUARD_MS,
             f"guard_ms is {self.guard_ms:g}, expected two periods or more, 0 for no guard, or -1 for the default; "
-            f"{MOST_GUARD_MS:g} at most",
+            f"{_MOST_GUARD_MS:g} at most",
         )
         _require(
             self.most_late_ticks >= 0,

@@ -138,10 +138,10 @@ class ControlLoop:
         expected_ns = self._expected_ns
         self.sensors.await_period(self._pacer.deadline_ns)
         sleep_until(self.earliest_ns)
-        self._pacer.begin()
+        begin_ns = self._pacer.begin()
         self.sensors.poll()
         if self._engaged:
-            self._run_tick()
+            self._run_tick(begin_ns)
             self._follow(self.sensors.end_period(), expected_ns)
         else:
             self._check_robot()
@@ -179,15 +179,16 @@ class ControlLoop:
                 f"no joint states on {', '.join(robot.topics)} yet; nothing is commanded until they come"
             )
 
-    def _run_tick(self) -> None:
+    def _run_tick(self, begin_ns: int) -> None:
+        """The period's work after the readings, which were taken in from `begin_ns` on."""
         if self._guard is not None and self._guard.took_over():
             self.controller.request(Request.STOP, "the guard had to command: the controller did not tick in time")
         now_ns = time.monotonic_ns()
         late_ns = max(0, now_ns - self._pacer.deadline_ns)
         self.controller.refine = self._planner.steps(self._budget_ns - late_ns, self.refine)
         command = self.controller.tick(self.sensors.sample, now_ns)
-        tick_us = (time.monotonic_ns() - now_ns) * 1e-3
-        latency_us = float("nan")
+        ticked_ns = time.monotonic_ns()
+        tick_us, latency_us = (ticked_ns - now_ns) * 1e-3, math.nan
         if command.status != Status.WAITING:
             self._planner.observe(command.steps, round(tick_us * 1e3))
             self._sent = command.values
@@ -195,6 +196,7 @@ class ControlLoop:
             if self._guard is not None:
                 self._guard.beat(self._safe(command.values))
             latency_us = self.sensors.latency_us(command.reasons == 0)
+        published_ns = time.monotonic_ns()
         late = self._pacer.end()
         self._late_in_a_row = (self._late_in_a_row + 1) * late
         if 0 < self._most_late_ticks == self._late_in_a_row:
@@ -204,7 +206,9 @@ class ControlLoop:
             activation=self.activation, tick=self._tick, late=late, tick_us=tick_us, latency_us=latency_us,
         )  # fmt: skip
         self._telemetry_publisher.publish(fill(self._telemetry, vector))
-        self.statistics.record(command, tick_us, latency_us, late, hurried=command.refine < self.refine)
+        sense_us, publish_us = (now_ns - begin_ns) * 1e-3, (published_ns - ticked_ns) * 1e-3
+        stages_us = (sense_us, tick_us, publish_us, (time.monotonic_ns() - published_ns) * 1e-3, latency_us)
+        self.statistics.record(command, stages_us, late, hurried=command.refine < self.refine)
         self._changes.observe(command, now_ns)
         self._tick += 1
         if self._tick % STATE_PERIOD == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from runtime.safety import Status
 from runtime.sensing import Reason
 
 _ACTING = {Status.ENGAGING: "on the way to what the agent wants", Status.ACTIVE: "the agent acts"}
+_PERCENTILES = {"p50": "p50", "p99": "p99", "p99_9": "p99.9", "max": "max"}
 _BURST, _REFILL_NS = 5, 1_000_000_000
 
 
@@ -82,18 +84,23 @@ class ChangeLog:
             self._logger.info(f"believed again: {', '.join(names)}")
 
 
+STAGES = ("sense", "tick", "publish", "record", "latency")
+"""Of a period: to take the readings in, Controller.tick, to publish the command, to publish the telemetry; and from the
+stamp of the newest reading to the published command, in which the first three are contained."""
+
+
 class Statistics:
     """What one activation has measured so far."""
 
     def __init__(self) -> None:
-        self.tick, self.latency = LatencyHistogram(), LatencyHistogram()
+        self.stages = {name: LatencyHistogram() for name in STAGES}
         self.ticks = self.late_ticks = self.hurried_ticks = 0
         self.last: Command | None = None
 
-    def record(self, command: Command, tick_us: float, latency_us: float, late: bool, hurried: bool) -> None:
-        """Count one tick; a hurried one had no time for all refinement steps."""
-        self.tick.record(tick_us)
-        self.latency.record(latency_us)
+    def record(self, command: Command, stages_us: Sequence[float], late: bool, hurried: bool) -> None:
+        """Count one tick and how long its STAGES took; a hurried one had no time for all refinement steps."""
+        for histogram, duration_us in zip(self.stages.values(), stages_us):
+            histogram.record(duration_us)
         self.ticks += 1
         self.late_ticks += late
         self.hurried_ticks += hurried
@@ -126,9 +133,9 @@ def active_status(name: str, controller: Controller, refine: int, statistics: St
         "late ticks": str(statistics.late_ticks),
         "ticks short of time to refine": str(statistics.hurried_ticks),
     }
-    for title, histogram in (("tick", statistics.tick), ("latency", statistics.latency)):
+    for stage, histogram in statistics.stages.items():
         summary = histogram.summary()
-        values |= {f"{title} {q} [us]": f"{summary[q]:.0f}" for q in ("p50", "p99", "max")}
+        values |= {f"{stage} {name} [us]": f"{summary[q]:.0f}" for q, name in _PERCENTILES.items()}
     message = command.cause or (f"{state}, masked: {masked}" if masked else state)
     return DiagnosticStatus(
         level=_level(command),

@@ -35,9 +35,10 @@ class Pacer:
         """The first deadline is one period from now."""
         self.deadline_ns = self.clock() + self.period_ns
 
-    def begin(self) -> None:
-        """Call when the tick starts."""
+    def begin(self) -> int:
+        """Call when the tick starts; returns the time."""
         self._start_ns = self.clock()
+        return self._start_ns
 
     def end(self) -> bool:
         """Call when the tick is done: counts it, sets the next deadline and returns whether it was late."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import JointState
 
+from ros_nodes.reporting import STAGES
 from ros_nodes.session import ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, Session
 from runtime.bundle import Bundle
 from runtime.controller import Controller
@@ -122,7 +123,10 @@ def test_non_finite_and_short_messages_are_masked(session: Session, kuka: Path) 
     assert values["status"] == "active"
     assert "non-finite: joint_position.lbr_iiwa_joint_3" in values["masked channels"]
     assert int(values["ticks"]) > 50
-    assert 0 < float(values["tick p50 [us]"]) <= float(values["tick max [us]"])
+    for stage in STAGES:
+        p50, p99, p99_9, largest = (float(values[f"{stage} {q} [us]"]) for q in ("p50", "p99", "p99.9", "max"))
+        assert 0 < p50 <= p99 <= p99_9 <= largest
+    assert float(values["latency p50 [us]"]) > float(values["tick p50 [us]"])
 
     robot.values[2] = 0.0
     session.wait(lambda: "believed again: joint_position.lbr_iiwa_joint_3" in child.log, "the channel's return")

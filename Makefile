@@ -11,11 +11,9 @@ demo: $(VENV)/installed-demo
 	$(BIN)/ganglion demo
 
 # What keeps time runs alone; the rest shares the cores.
-TIMED := tests/ros_nodes tests/benchmarks/test_soak.py tests/benchmarks/test_ros_latency.py
-
 test: lint test-runtime
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TIMED:%=--ignore %)
-	$(BIN)/python -m pytest $(TIMED)
+	$(BIN)/python -m pytest -m "not timed" --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest -m timed
 
 # Interpreters that are not on the PATH; one that is nowhere is skipped, which the summary tells.
 PYENV := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.1*/bin/python)

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 SECONDS, RATE_HZ = 3, 100
 
 
+@pytest.mark.timed
 def test_one_rate(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "tiny.onnx", "kuka_reach", gain=0.05)
     command = [

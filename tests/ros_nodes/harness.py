@@ -27,9 +27,12 @@ _counter = itertools.count()
 PERIOD_NS = 10_000_000
 
 
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
 def own_domain() -> int:
-    """A ROS domain that no other test of this run uses, from 1 to 100."""
-    return 1 + (os.getpid() * 13 + next(_counter)) % 100
+    """A ROS domain from 1 to 100 that no other test uses at the same time, be it another of pytest's workers."""
+    return 1 + _WORKER % 10 * 10 + (os.getpid() + next(_counter)) % 10
 
 
 class FakeRobot:

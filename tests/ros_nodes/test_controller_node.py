@@ -22,6 +22,8 @@ from runtime.telemetry import unpack_state
 from tests.ros_nodes.harness import PERIOD_NS, FakeRobot, errors, start_controller
 from tests.tiny_bundle import tiny_contract
 
+pytestmark = pytest.mark.timed
+
 KUKA = tiny_contract("kuka_reach")
 
 

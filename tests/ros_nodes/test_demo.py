@@ -20,6 +20,8 @@ from runtime.errors import BundleError, GanglionError
 from tests.ros_nodes.harness import own_domain
 from tests.tiny_bundle import tiny_contract
 
+pytestmark = pytest.mark.timed
+
 KUKA = tiny_contract("kuka_reach")
 _KEYS = {
     "rate_hz", "ticks", "late_ticks", "transport", "tick_us", "latency_us", "tracking_error_m", "replay_bit_exact",

@@ -15,6 +15,8 @@ from runtime.safety import Status
 from tests.ros_nodes.harness import FakeRobot, errors, start_controller
 from tests.tiny_bundle import tiny_contract
 
+pytestmark = pytest.mark.timed
+
 KUKA, CART = tiny_contract("kuka_reach"), tiny_contract("cartpole")
 
 

@@ -13,6 +13,8 @@ from runtime.safety import Status
 from tests.ros_nodes.harness import PERIOD_NS, FakeRobot, start_controller
 from tests.tiny_bundle import tiny_contract
 
+pytestmark = pytest.mark.timed
+
 KUKA = tiny_contract("kuka_reach")
 DEADLINE_NS = PERIOD_NS // 5
 """After the time at which the readings are expected."""

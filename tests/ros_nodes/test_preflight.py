@@ -19,6 +19,8 @@ from runtime.safety import Status
 from tests.ros_nodes.harness import FakeRobot, errors, run_command, start_controller
 from tests.tiny_bundle import tiny_contract, write_tiny_bundle
 
+pytestmark = pytest.mark.timed
+
 KUKA = tiny_contract("kuka_reach")
 JOINTS = KUKA.action.joints
 _FORWARD = "tests.ros_nodes.forward_controller"

@@ -21,6 +21,8 @@ from runtime.safety import Status
 from tests.ros_nodes.harness import FakeRobot, start_controller
 from tests.tiny_bundle import tiny_contract
 
+pytestmark = pytest.mark.timed
+
 KUKA = tiny_contract("kuka_reach")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from std_srvs.srv import SetBool, Trigger
 
@@ -12,6 +13,8 @@ from ros_nodes.session import DEACTIVATE, Session
 from runtime.safety import Request, Status
 from tests.ros_nodes.harness import FakeRobot, errors, start_controller
 from tests.tiny_bundle import tiny_contract
+
+pytestmark = pytest.mark.timed
 
 KUKA = tiny_contract("kuka_reach")
 

@@ -20,6 +20,8 @@ from sim.tasks import TASKS
 from tests.ros_nodes.harness import start_controller
 from tests.tiny_bundle import write_tiny_bundle
 
+pytestmark = pytest.mark.timed
+
 KUKA = TASKS["kuka_reach"]
 JOINTS = KUKA.action.joints
 _DEEP = QoSProfile(depth=1000)

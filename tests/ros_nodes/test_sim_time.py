@@ -19,6 +19,8 @@ from runtime.safety import Status
 from tests.ros_nodes.harness import PERIOD_NS, FakeRobot, start_controller
 from tests.tiny_bundle import tiny_contract
 
+pytestmark = pytest.mark.timed
+
 KUKA = tiny_contract("kuka_reach")
 START, LATER, EARLIER = 1000, 4600, 10
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
@@ -18,6 +19,8 @@ from runtime.safety import Status
 from runtime.telemetry import Tick, unpack
 from tests.ros_nodes.harness import errors, start_controller
 from tests.tiny_bundle import tiny_contract
+
+pytestmark = pytest.mark.timed
 
 KUKA = tiny_contract("kuka_reach")
 SIDES = ("left", "right")

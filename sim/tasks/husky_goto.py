@@ -14,6 +14,7 @@ from sim.simulation import Simulation
 from sim.tasks.base import Outcome, Task
 
 _NEAREST, _FARTHEST = 0.1, 4.0  # m
+_CARROT_M = 1.0
 _SUCCESS_M = 0.15
 _MAX_WHEEL = MAX_SPEED / WHEEL_RADIUS  # rad/s
 _LAST_TICKS = 50
@@ -24,15 +25,21 @@ def _goal_in_base(sim: Simulation, goal: np.ndarray) -> np.ndarray:
     return (goal - base.position) @ base.rotation
 
 
+def _carrot(away: np.ndarray) -> np.ndarray:
+    """What a path follower is given for a goal at `away` (3,), m: the goal, or the point 1 m ahead on the way to it."""
+    return away * min(1.0, _CARROT_M / max(float(np.hypot(away[0], away[1])), 1e-9))
+
+
 def _aside(away: np.ndarray) -> float:
     """How far a goal at `away` (2,), m in the base's frame, lies to the side: 0 ahead or behind, 1 abeam."""
     return abs(float(away[1])) / max(float(np.hypot(*away)), 0.3)
 
 
 class HuskyGoto(Task):
-    """12 s to a goal at 0.1 to 4 m in any direction.
+    """12 s to a goal at 0.1 to 4 m in any direction, near ones more often.
 
-    Solved if the mean distance to it over the last half second is under 15 cm.
+    The robot is told where the goal is, or where the next metre of the way to it ends. Solved if the mean distance to
+    the goal over the last half second is under 15 cm.
     """
 
     name = "husky_goto"
@@ -45,9 +52,9 @@ class HuskyGoto(Task):
         Sensor(
             Observation(
                 name="goal", kind="point", topic="goal", channels=("x", "y", "z"), unit="m", mean=(0.0,) * 3,
-                scale=(0.6, 0.6, 0.2), low=(-20.0, -20.0, -5.0), high=(20.0, 20.0, 5.0), max_age_s=0.5, min_valid=3,
+                scale=(0.3, 0.3, 0.2), low=(-2.0,) * 3, high=(2.0,) * 3, max_age_s=0.5, min_valid=3,
             ),
-            lambda sim, task: _goal_in_base(sim, task.goal),
+            lambda sim, task: _carrot(_goal_in_base(sim, task.goal)),
             noise=(0.01,) * 3,
             latency_s=0.02,
         ),
@@ -67,7 +74,7 @@ class HuskyGoto(Task):
 
     def reset(self, sim: Simulation, rng: np.random.Generator) -> None:
         sim.reset(np.zeros(4), heading=rng.uniform(-np.pi, np.pi))
-        way, far = rng.uniform(-np.pi, np.pi), rng.uniform(_NEAREST, _FARTHEST)
+        way, far = rng.uniform(-np.pi, np.pi), _NEAREST + (_FARTHEST - _NEAREST) * rng.uniform() ** 2
         self.goal = np.array((far * np.cos(way), far * np.sin(way), 0.0))
         self._aside = _aside(_goal_in_base(sim, self.goal)[:2])
         self._errors.clear()

@@ -115,12 +115,15 @@ def test_husky_drives_forwards_and_turns_by_its_wheels() -> None:
     env.close()
 
 
-def test_the_goal_is_told_in_the_frame_of_the_robot() -> None:
+@pytest.mark.parametrize(("goal", "told"), [((0.3, -0.4), (0.3, -0.4)), ((-1.8, 2.4), (-0.6, 0.8))])
+def test_the_goal_or_the_next_metre_to_it_is_told_in_the_frame_of_the_robot(
+    goal: tuple[float, float], told: tuple[float, float]
+) -> None:
     env = RobotEnv("husky_goto")
     env.reset(seed=3)
-    task, base = env.own, env.sim.base_state()
-    told = task.observe(env.sim)[-3:]
-    np.testing.assert_allclose(base.position + base.rotation @ told, task.goal, atol=1e-9)  # type: ignore[attr-defined]
+    base = env.sim.base_state()
+    env.own.goal = base.position + base.rotation @ np.array((*goal, 0.0))  # type: ignore[attr-defined]
+    np.testing.assert_allclose(env.own.observe(env.sim)[-3:], (*told, 0.0), atol=1e-9)
     env.close()
 
 

@@ -16,7 +16,7 @@ NAMES = sorted(p.stem for p in FOLDER.glob("*.onnx"))
 
 def test_every_bundle_is_of_a_task() -> None:
     """Named after it; those of a plain policy to compare with end in _hold."""
-    assert {"a1_stand", "a1_walk", "a1_walk_hold", "cartpole", "kuka_reach", "panda_reach"} <= {*NAMES}
+    assert {"a1_stand", "a1_walk", "a1_walk_hold", "cartpole", "husky_goto", "kuka_reach", "panda_reach"} <= {*NAMES}
     assert {name.removesuffix("_hold") for name in NAMES} <= {*TASKS}
 
 

@@ -408,10 +408,12 @@ class Replay:
     """Also write the result to this file."""
 
     def run(self) -> None:
+        from runtime.replay.options import ReplayOptions
         from runtime.replay.replay import replay
 
         bundle = _load(self.file)
-        result = replay(self.bag, bundle, mode=self.mode, namespace=self.namespace, faults=self.faults).to_json()
+        options = ReplayOptions(self.mode, self.namespace, self.faults)
+        result = replay(self.bag, bundle, options).to_json()
         _finish(f"{self.bag} on {self.file}", replay_table(result), result, self.json)
 
 

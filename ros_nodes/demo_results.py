@@ -13,6 +13,7 @@ from runtime.bundle import Bundle
 from runtime.contract import Contract
 from runtime.errors import BagError
 from runtime.replay.bags import Bag
+from runtime.replay.options import ReplayOptions
 from runtime.replay.replay import replay
 from runtime.telemetry import Tick, unpack
 
@@ -74,7 +75,7 @@ def evaluate(recording: Recording, bundle: Bundle, bag: Path, plan: Sequence[Pha
         column = "k_default" if index % 2 == 0 else "k0"
         errors[phase.key][column] = _mean_error(recording, index + 1, settle_s)
         measured.append(_phase_numbers(phase, [t for t in ticks if t.activation == index + 1]))
-    replayed = replay(bag, bundle, mode="telemetry")
+    replayed = replay(bag, bundle, ReplayOptions("telemetry"))
     return {
         "rate_hz": float(np.average([m["rate_hz"] for m in measured], weights=[m["ticks"] for m in measured])),
         "contract_rate_hz": bundle.contract.rate_hz,

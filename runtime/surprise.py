@@ -62,10 +62,11 @@ class Surprise:
 
     def reset(self) -> None:
         """The belief starts anew."""
-        self.average, self._ticks = 0.0, 0
+        self.latest, self.average, self._ticks = math.nan, 0.0, 0
 
     def beyond(self, value: float) -> bool:
-        """Take in the surprise of one tick; whether the average is beyond the bound."""
+        """Take in the surprise of one tick, the `latest`; whether the average is beyond the bound."""
+        self.latest = value
         self._ticks = min(self._ticks + 1, WARM_TICKS + 1)
         if self._ticks > WARM_TICKS:
             self.average += self._share * (min(value, self._most) - self.average)

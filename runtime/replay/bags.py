@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Progress = Callable[[float, float], None]
+"""Called with the seconds of the bag that are done, and all of them."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -103,6 +106,11 @@ class Bag:
 
     def _named(self, topic: str) -> dict[str, str]:
         return {t: k for t, k in self.topics.items() if t == topic or (topic[:1] != "/" and t.endswith(f"/{topic}"))}
+
+    def tell(self, progress: Progress | None, now_ns: int) -> None:
+        """Progress, from the receive time of the message that was read last."""
+        if progress is not None:
+            progress((now_ns - self.start_ns) * 1e-9, (self.end_ns - self.start_ns) * 1e-9)
 
     def contents(self) -> str:
         """The topics with their types, for error messages."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from runtime.replay.timeline import Timeline
+
 
 class Errors:
     """Running root mean square and largest |replayed - recorded| per joint; constant memory."""
@@ -66,6 +68,8 @@ class ReplayResult:
     missing: tuple[str, ...] = ()
     """Observations without a topic in the bag, which were masked."""
     per_joint: dict[str, dict[str, float]] = field(default_factory=dict)
+    timeline: Timeline | None = None
+    """What happened over time; not part of the JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""

@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from runtime.bundle import Bundle
 from runtime.commands import READABLE, read_command
 from runtime.contract import Contract
-from runtime.controller import Controller
 from runtime.errors import BagError
-from runtime.faults import RunningFault
 from runtime.messages import deliver, topics
-from runtime.replay.bags import Bag
-from runtime.replay.compare import Errors, ReplayResult
+from runtime.replay.bags import Bag, Progress
+from runtime.replay.compare import ReplayResult
+from runtime.replay.ticking import Ticking
+from runtime.replay.timeline import Row
 from runtime.safety import Status
 from runtime.sample import NEVER, Sample
 
 _LONGEST_GAP_NS = 10_000_000_000  # a longer silence is skipped: the recording was paused, or its clock jumped
 
 
-def replay_raw(
-    bag: Bag, bundle: Bundle, faults: list[RunningFault], progress: Callable[[float], None] | None = None
-) -> ReplayResult:
-    """Tick at the contract's rate on the bag's receive times, the readings corrupted by `faults`.
+def replay_raw(bag: Bag, ticking: Ticking, progress: Progress | None = None) -> ReplayResult:
+    """Tick at the contract's rate on the bag's receive times.
 
     Raises BagError if an observation that the agent cannot do without has no topic, or none of its joints, in the bag.
     """
-    contract = bundle.contract
+    contract = ticking.controller.contract
     found, missing = find_observations(bag, contract)
     command_topic = _find_command(bag, contract)
-    runner = _Runner(Controller(bundle), faults)
-    begin = time.perf_counter()
+    runner = _Runner(ticking)
     for index, record in enumerate(bag.records({*found, command_topic} if command_topic else {*found})):
         runner.advance(record.receive_ns)
         if record.topic in found:
-            deliver(record.message, found[record.topic], runner.sample, record.receive_ns)
+            deliver(record.message, found[record.topic], ticking.sample, record.receive_ns)
         if record.topic == command_topic:
             runner.command = read_command(record.message, bag.topics[record.topic], contract.action)
-        if progress is not None and index % 500 == 0:
-            progress(runner.recorded_ns * 1e-9)
-    _check_received(bag, contract, runner.sample)
-    if runner.ticks == 0:
+        if index % 500 == 0:
+            bag.tell(progress, record.receive_ns)
+    runner.finish()
+    _check_received(bag, contract, ticking.sample)
+    if ticking.ticks == 0:
         raise BagError(f"{bag.path}: the sensor topics last less than one tick ({1 / contract.rate_hz:g} s)")
-    return runner.result(time.perf_counter() - begin, missing)
+    return replace(ticking.result("raw"), missing=missing)
 
 
 def find_observations(bag: Bag, contract: Contract) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -94,24 +89,14 @@ class _Runner:
     Each tick continues from the recorded command, so one different answer does not make all later ones differ.
     """
 
-    def __init__(self, controller: Controller, faults: list[RunningFault]) -> None:
-        self.controller = controller
-        self.sample = Sample(controller.contract)
-        self._faults, self._shown = faults, Sample(controller.contract)
-        self.errors = Errors(controller.layout.joints)
-        self.statuses: Counter[str] = Counter()
+    def __init__(self, ticking: Ticking) -> None:
+        self._ticking, self._controller = ticking, ticking.controller
         self.command: np.ndarray | None = None
         """The latest recorded command (A,)."""
-        self._answer: np.ndarray | None = None
-        """Our command of the last tick, to be compared with the one that the recording holds a period later."""
-        self.ticks = 0
-        self._period_ns = round(1e9 / controller.contract.rate_hz)
+        self._waiting: Row | None = None
+        """The last tick, to be compared with the command that the recording holds a period later."""
+        self._period_ns = round(1e9 / self._controller.contract.rate_hz)
         self._next_ns: int | None = None
-
-    @property
-    def recorded_ns(self) -> int:
-        """Recorded time that the ticks cover."""
-        return self.ticks * self._period_ns
 
     def advance(self, now_ns: int) -> None:
         """Run the ticks that are due before a message received at `now_ns`."""
@@ -121,35 +106,24 @@ class _Runner:
             self._tick(self._next_ns)
             self._next_ns += self._period_ns
 
+    def finish(self) -> None:
+        """After the last message."""
+        self._show(None)
+
     def _tick(self, now_ns: int) -> None:
+        ticking = self._ticking
+        self._show(self.command)
         if self.command is not None:
-            if self._answer is not None:
-                self.errors.add(self._answer, self.command)
-            self.controller.follow(self.command)
-        command = self.controller.tick(self._corrupted(), now_ns)
-        self.ticks += 1
-        self.statuses[command.status.name] += 1
-        self._answer = None if command.status is Status.WAITING else command.values
+            self._controller.follow(self.command)
+        command = ticking.tick(now_ns)
+        ticking.recorded_ns += self._period_ns
+        self._waiting = ticking.row(now_ns, now_ns, 0, ticking.ticks - 1, command)
 
-    def _corrupted(self) -> Sample:
-        """The readings as the faults leave them, on a copy: a reading may last for several ticks."""
-        shown = self._shown
-        shown.values[:], shown.stamp_ns[:] = self.sample.values, self.sample.stamp_ns
-        for fault in self._faults:
-            fault.apply(shown.values, shown.stamp_ns, self.recorded_ns * 1e-9)
-        return shown
-
-    def result(self, wall_s: float, missing: tuple[str, ...]) -> ReplayResult:
-        rmse, largest = self.errors.overall()
-        return ReplayResult(
-            mode="raw",
-            ticks=self.ticks,
-            bit_exact=False,
-            rmse=rmse,
-            max=largest,
-            realtime_factor=self.recorded_ns * 1e-9 / wall_s,
-            compared=self.errors.count,
-            statuses=dict(self.statuses),
-            missing=missing,
-            per_joint=self.errors.per_joint(self.controller.contract.action.joints),
-        )
+    def _show(self, recorded: np.ndarray | None) -> None:
+        row, self._waiting = self._waiting, None
+        if row is None:
+            return
+        row.recorded = recorded
+        if recorded is not None and row.command.status is not Status.WAITING:
+            self._ticking.errors.add(row.command.values, recorded)
+        self._ticking.show(row)

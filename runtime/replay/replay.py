@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from runtime.bundle import Bundle
 from runtime.contract import Contract
 from runtime.errors import BagError
-from runtime.faults import start_faults
-from runtime.replay.bags import Bag
+from runtime.replay.bags import Bag, Progress
 from runtime.replay.compare import ReplayResult
+from runtime.replay.options import ReplayOptions
 from runtime.replay.raw import replay_raw
 from runtime.replay.recorded import MESSAGE_TYPE, replay_telemetry
+from runtime.replay.ticking import Ticking
+from runtime.replay.timeline import Observer
 from runtime.telemetry import labels
 
-MODES = ("auto", "telemetry", "raw")
+_DEFAULT = ReplayOptions()
 _TELEMETRY = "telemetry"
 
 
 def replay(
     bag: Path,
     bundle: Bundle,
-    progress: Callable[[float], None] | None = None,
-    mode: str = "auto",
-    namespace: str = "",
-    faults: Sequence[str] = (),
+    options: ReplayOptions = _DEFAULT,
+    progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
 ) -> ReplayResult:
     """Run the bundle's controller on a recording and compare the commands.
 
-    The sensor `faults` of `runtime.faults` strike the recorded readings, by the time since the recording began. Mode
-    `auto` uses the telemetry if it is this bundle's, and the sensor topics otherwise. `progress` is called with
-    the seconds of recording done; `namespace` chooses one robot of several. The bag is streamed, so its length does
-    not matter. Raises BagError if the bag cannot be read, is of another robot or bundle, or lacks what the contract
-    needs, and ContractError for a fault that is not known.
+    Every tick is shown to the `observers`, see `runtime.replay.timeline`; `progress` is called with the seconds of
+    the bag that are done, and all. The bag is streamed, so its length does not matter. Raises BagError if the bag
+    cannot be read, is of another robot or bundle, or lacks what the contract needs, and ContractError for a fault or a
+    number of refinement steps that the bundle does not know.
     """
-    running = start_faults(faults, bundle.contract.layout)
-    if mode not in MODES:
-        raise BagError(f"replay mode '{mode}' is unknown; expected one of {', '.join(MODES)}")
-    with Bag(bag, namespace) as opened:
-        topic = None if mode == "raw" else find_telemetry(opened, bundle.contract, required=mode == "telemetry")
+    with Bag(bag, options.namespace) as opened:
+        ticking = Ticking(bundle, options, observers, opened.start_ns)
+        topic = None
+        if options.mode != "raw":
+            topic = find_telemetry(opened, bundle.contract, required=options.mode == "telemetry")
         if topic is not None:
-            return replay_telemetry(opened, topic, bundle, running, progress)
-        return replay_raw(opened, bundle, running, progress)
+            return replay_telemetry(opened, topic, ticking, options, progress)
+        return replay_raw(opened, ticking, progress)
 
 
 def find_telemetry(bag: Bag, contract: Contract, required: bool) -> str | None:

@@ -11,6 +11,7 @@ from runtime.bundle import Bundle
 from runtime.contract import Action, Contract, Observation
 from runtime.errors import BagError, ContractError
 from runtime.replay.bags import Bag
+from runtime.replay.options import ReplayOptions
 from runtime.replay.replay import replay
 from tests.runtime.replay.recording import (
     EPOCH,
@@ -139,12 +140,14 @@ def test_faults_strike_the_recorded_sensors(base: Bundle, tmp_path: Path) -> Non
     """Ticks are 10 ms apart, the messages 20 ms; the gyro is required, reads at most 20 rad/s, and a gap of 0.2 s in it
     is bridged: lost after the tick at 300 ms, it is missed from 510 to 900 ms."""
     bag = drive(tmp_path / "bag", 1.0)
-    assert replay(bag, base, faults=("lost:turning@0.3-0.9",)).statuses == {"ACTIVE": 57, "HOLDING": 40}
+    assert replay(bag, base, ReplayOptions(faults=("lost:turning@0.3-0.9",))).statuses == {"ACTIVE": 57, "HOLDING": 40}
     once = "bias:turning.x=15"
-    assert replay(bag, base, faults=(once,)).statuses == {"ACTIVE": 97}, "a bias is added to each reading once"
-    assert replay(bag, base, faults=(once, once)).statuses == {"HOLDING": 97}
+    assert replay(bag, base, ReplayOptions(faults=(once,))).statuses == {"ACTIVE": 97}, (
+        "a bias is added to each reading once"
+    )
+    assert replay(bag, base, ReplayOptions(faults=(once, once))).statuses == {"HOLDING": 97}
     with pytest.raises(ContractError, match="fault 'payload=3' is not understood"):
-        replay(bag, base, faults=("payload=3",))
+        replay(bag, base, ReplayOptions(faults=("payload=3",)))
 
 
 def test_without_recorded_commands(base: Bundle, tmp_path: Path) -> None:

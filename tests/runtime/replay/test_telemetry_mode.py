@@ -11,6 +11,7 @@ from rosbags.rosbag2 import StoragePlugin
 
 from runtime.bundle import Bundle
 from runtime.errors import BagError
+from runtime.replay.options import ReplayOptions
 from runtime.replay.replay import replay
 from runtime.telemetry import labels
 from tests.runtime.replay.recording import TYPES, BagWriter, Recording, array
@@ -27,8 +28,9 @@ def recording(kuka: Bundle) -> Recording:
 
 @pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
 def test_replay_is_bit_exact(storage: StoragePlugin, recording: Recording, kuka: Bundle, tmp_path: Path) -> None:
-    seconds: list[float] = []
-    result = replay(recording.write(tmp_path / "bag", storage), kuka, seconds.append)
+    told: list[tuple[float, float]] = []
+    bag = recording.write(tmp_path / "bag", storage)
+    result = replay(bag, kuka, progress=lambda done, total: told.append((done, total)))
     assert result.mode == "telemetry"
     assert (result.ticks, result.skipped, result.differing) == (350, 0, 0)
     assert result.bit_exact
@@ -40,8 +42,8 @@ def test_replay_is_bit_exact(storage: StoragePlugin, recording: Recording, kuka:
     assert result.statuses["HOLDING"] > 10
     assert result.compared == 346
     assert result.realtime_factor > 1
-    assert seconds == sorted(seconds)
-    assert seconds[-1] > 1.0
+    assert told == sorted(told)
+    assert 1.0 < told[-1][0] < told[-1][1]
     json.dumps(result.to_json(), allow_nan=False)
 
 
@@ -61,7 +63,7 @@ def test_what_the_graph_did_not_believe_is_part_of_the_record(tmp_path: Path) ->
 
 def test_faults_strike_the_recorded_ticks(recording: Recording, kuka: Bundle, tmp_path: Path) -> None:
     bag = recording.write(tmp_path / "bag")
-    result = replay(bag, kuka, faults=("lost:joint_position@1",))
+    result = replay(bag, kuka, ReplayOptions(faults=("lost:joint_position@1",)))
     assert 0 < result.differing < result.ticks == 350
     activation, tick = re.findall(r"\d+", result.first_difference)
     assert (activation, int(tick) >= 95) == ("1", True)
@@ -222,7 +224,7 @@ def test_the_recorded_contract_tells_which_bundle_it_was(recording: Recording, k
     assert replay(bag, kuka).bit_exact
     other = Bundle.load(write_tiny_bundle(tmp_path / "other.onnx", "kuka_reach", gain=0.31))
     with pytest.raises(BagError, match=rf"another bundle \(graph {kuka.contract.digest[:12]}.*--mode raw"):
-        replay(bag, other, mode="telemetry")
+        replay(bag, other, ReplayOptions(mode="telemetry"))
     with pytest.raises(BagError, match="has no topic 'joint_states'"):
         replay(bag, other)
 
@@ -244,18 +246,18 @@ def test_two_robots_in_one_bag(kuka: Bundle, tmp_path: Path) -> None:
     ):
         replay(bag, kuka)
     for namespace in ("/left", "right", "/right/"):
-        result = replay(bag, kuka, namespace=namespace)
+        result = replay(bag, kuka, ReplayOptions(namespace=namespace))
         assert (result.bit_exact, result.ticks) == (True, 20)
 
 
 def test_telemetry_of_another_robot(recording: Recording, cartpole: Bundle, tmp_path: Path) -> None:
     bag = recording.write(tmp_path / "bag")
     with pytest.raises(BagError, match="was recorded with another bundle"):
-        replay(bag, cartpole, mode="telemetry")
+        replay(bag, cartpole, ReplayOptions(mode="telemetry"))
     with pytest.raises(BagError, match=r"has no topic 'joint_states'.*it has /controller/state"):
         replay(bag, cartpole)
 
 
 def test_unknown_mode(kuka: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BagError, match="mode 'twice' is unknown; expected one of auto, telemetry, raw"):
-        replay(tmp_path, kuka, mode="twice")
+        replay(tmp_path, kuka, ReplayOptions(mode="twice"))

@@ -19,7 +19,15 @@ from rich.table import Table as RichTable
 from runtime.errors import ContractError, GanglionError
 from runtime.extras import explain_missing
 from runtime.files import json_text, shipped_bundle, write_json
-from runtime.tables import Table, bench_table, demo_table, evaluation_table, preflight_table, replay_table
+from runtime.tables import (
+    Table,
+    bench_table,
+    demo_table,
+    evaluation_table,
+    preflight_table,
+    replay_table,
+    replays_table,
+)
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
@@ -392,29 +400,52 @@ class Demo:
 
 @dataclass(frozen=True)
 class Replay:
-    """Run a bundle on a bag again and compare the actions with the recorded ones."""
+    """Run a bundle on bags again and compare the actions with the recorded ones."""
 
-    bag: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="BAG")]
-    """Bag directory, or an .mcap or .db3 file."""
-    file: BundlePath
-    """Bundle (.onnx)."""
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="BAG… FILE")]
+    """Bags (directories, .mcap, .db3 or .bag files) or folders of bags, and at the end a bundle (.onnx)."""
     mode: Annotated[str, tyro.conf.arg(metavar="{auto,telemetry,raw}")] = "auto"
     """telemetry: the recorded ticks, bit for bit; raw: the sensor topics alone; auto: telemetry where it fits."""
     namespace: str = ""
     """Look only at the topics below this namespace."""
+    remap: Annotated[tuple[str, ...], _comma_separated(str, "TOPIC:=NAME,…", "remaps")] = ()
+    """What the bag calls topics of the contract, e.g. joint_states:=/arm/joint_states."""
+    clock: Annotated[str, tyro.conf.arg(metavar="{receive,header}")] = "receive"
+    """Raw mode: the time of a reading is when it was received, or the stamp in its header."""
+    align: Annotated[str, tyro.conf.arg(metavar="{hold,asof,drop}")] = "hold"
+    """Raw mode: a tick sees what arrived last, as the robot does (hold), or what is newest by its time (asof), or that
+    for one tick only (drop)."""
+    refine: Steps = ()
+    """Numbers of refinement steps, each a replay of its own; as recorded, or the bundle's default if empty."""
     faults: Names = ()
     """Faults that strike the recorded sensors, e.g. lost:imu@2-4, in seconds since the recording began."""
+    workers: int = 2
+    """Processes that share the replays."""
     json: JsonPath = None
     """Also write the result to this file."""
 
-    def run(self) -> None:
+    def run(self) -> int:
+        from runtime.replay.batch import jobs, replay_many
         from runtime.replay.options import ReplayOptions
-        from runtime.replay.replay import replay
 
-        bundle = _load(self.file)
-        options = ReplayOptions(self.mode, self.namespace, self.faults)
-        result = replay(self.bag, bundle, options).to_json()
-        _finish(f"{self.bag} on {self.file}", replay_table(result), result, self.json)
+        if len(self.paths) < 2:
+            raise GanglionError("give one or more bags and then a bundle: ganglion replay BAG… FILE")
+        *bags, file = self.paths
+        bundle = _load(file)
+        options = ReplayOptions(self.mode, self.namespace, self.faults, None, self.remap, self.clock, self.align)
+        wanted = jobs(bags, options, self.refine)
+        outcomes = _with_progress("bags", lambda progress: replay_many(wanted, bundle, self.workers, progress))
+        results = [outcome.to_json() for outcome in outcomes]
+        failed = sum(bool(outcome.error) for outcome in outcomes)
+        if len(results) > 1:
+            title = f"{len(results)} replays on {file}" + (f", {failed} failed" if failed else "")
+            _finish(title, replays_table(results), {"bundle": str(file), "replays": results}, self.json)
+            return 1 if failed else 0
+        if failed:
+            raise GanglionError(outcomes[0].error)
+        result = results[0]["result"]
+        _finish(f"{results[0]['bag']} on {file}", replay_table(result), result, self.json)
+        return 0
 
 
 COMMANDS: dict[str, type[Command]] = {
@@ -483,7 +514,7 @@ def _print_table(table: Table) -> None:
     _print(shown)
 
 
-def _with_progress(what: str, work: Callable[[Callable[[int, int], None]], T]) -> T:
+def _with_progress(what: str, work: Callable[[Callable[[float, float], None]], T]) -> T:
     """`work` with a progress bar on stderr; its callback takes what is done and the total."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

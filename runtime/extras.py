@@ -9,7 +9,7 @@ EXTRAS = {
     "video": ("PIL", "imageio_ffmpeg"),
     "train": ("torch", "tensorboard"),
     "export": ("onnx", "onnxscript"),
-    "replay": ("rosbags",),
+    "replay": ("rosbags", "zstandard", "lz4"),
     "report": ("matplotlib", "plotly", "jinja2"),
 }
 """Modules by extra."""

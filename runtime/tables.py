@@ -35,6 +35,10 @@ def replay_table(result: dict[str, Any]) -> Table:
     error = result["action_error"]
     size = "no recorded commands" if error["rmse"] is None else f"rmse {error['rmse']:.3g}, max {error['max']:.3g}"
     statuses = ", ".join(f"{n} {s.lower()}" for s, n in result["statuses"].items())
+    course = result["course"]
+    masked = sorted(course["masked"].items(), key=lambda item: -item[1])
+    worst = [(measure.replace("_", " "), found[0]) for measure, found in course["worst"].items() if found]
+    events = ", ".join(f"{n} {kind}" for kind, n in course["event_counts"].items() if kind != "status")
     rows = [
         ("mode", result["mode"]),
         ("ticks", f"{result['ticks']} ({statuses}; {result['skipped']} skipped)"),
@@ -42,9 +46,34 @@ def replay_table(result: dict[str, Any]) -> Table:
         ("action error", size),
         ("first difference", result["first_difference"]),
         ("not in the bag", ", ".join(result["missing"])),
+        ("masked", ", ".join(f"{channel} {share:.1%}" for channel, share in masked)),
+        ("events", events),
+        ("worst", "\n".join(f"{measure} {m['value']:.3g} at {m['time_s']:.2f} s" for measure, m in worst)),
+        ("notice", "\n".join(result["notices"])),
         ("speed", f"{result['realtime_factor']:.0f} times real time"),
     ]
     return FACTS, [(name, text) for name, text in rows if text]
+
+
+def replays_table(outcomes: list[dict[str, Any]]) -> Table:
+    """From `runtime.replay.batch.Outcome.to_json`, one row for every bag and K."""
+    columns = ("bag", "K", "mode", "ticks", "acting", "identical", "rmse", "max", "surprise", "speed", "")
+    return columns, [_replays_row(outcome) for outcome in outcomes]
+
+
+def _replays_row(outcome: dict[str, Any]) -> tuple[str, ...]:
+    name, steps = outcome["bag"], "" if outcome["refine"] is None else str(outcome["refine"])
+    if outcome["error"]:
+        return name, steps, *("",) * 8, outcome["error"]
+    result = outcome["result"]
+    acting = sum(result["statuses"].get(s, 0) for s in ("ACTIVE", "ENGAGING")) / result["ticks"]
+    error, surprise = result["action_error"], result["course"]["surprise"]
+    sizes = ("–" if error[k] is None else f"{error[k]:.3g}" for k in ("rmse", "max"))
+    return (
+        name, steps, result["mode"], str(result["ticks"]), f"{acting:.1%}", "yes" if result["bit_exact"] else "no",
+        *sizes, f"{surprise['mean']:.3g}" if surprise else "–", f"{result['realtime_factor']:.0f} ×",
+        "\n".join(result["notices"]),
+    )  # fmt: skip
 
 
 def demo_table(result: dict[str, Any]) -> Table:

@@ -25,6 +25,8 @@ _WHOLE = {
     "refine": 2**53, "steps": 2**53, "request": max(Request),
 }  # fmt: skip
 """Largest value of the fields that are whole numbers from 0."""
+_WHOLE_AT = np.array([_SCALARS.index(name) for name in _WHOLE])
+_LARGEST = np.array([float(largest) for largest in _WHOLE.values()])
 _PER_CHANNEL = ("value", "age_ns", "reason", "innovation")
 _NEVER_AGE = -1e18  # stands for a channel that was never received
 _OLDEST = 2.0**62
@@ -108,11 +110,13 @@ def unpack(contract: Contract, vector: np.ndarray) -> Tick:
             "replay the bag with the bundle that was running"
         )
     vector = np.asarray(vector, dtype=np.float64)
-    for name, value in zip(_SCALARS, vector.tolist()):
-        if name in _WHOLE and not (0 <= value <= _WHOLE[name] and value.is_integer()):
-            raise _damaged(f"{name} is {value:g}", f"a whole number from 0 to {_WHOLE[name]:d}")
-    activation, tick, seconds, nanoseconds, late, status, refine, steps, *numbers, request = vector[:start]
-    tolerance, free_energy, tick_us, latency_us = map(float, numbers)
+    counts = vector[_WHOLE_AT]
+    fits = (counts >= 0) & (counts <= _LARGEST) & (np.rint(counts) == counts)
+    if not fits.all():
+        i = int(np.argmin(fits))
+        raise _damaged(f"{[*_WHOLE][i]} is {counts[i]:g}", f"a whole number from 0 to {_LARGEST[i]:.0f}")
+    activation, tick, seconds, nanoseconds, late, status, refine, steps, *numbers, request = vector[:start].tolist()
+    tolerance, free_energy, tick_us, latency_us = numbers
     if not 0 <= tolerance < np.inf:
         raise _damaged(f"tolerance is {tolerance:g}", "0 or more nats")
     values, age, reasons, innovation = vector[start : start + 4 * size].reshape(4, size)

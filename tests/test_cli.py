@@ -137,6 +137,28 @@ def test_replay(run: Run, kuka_path: Path, tmp_path: Path) -> None:
     result = json.loads(target.read_text())
     assert (result["ticks"], result["bit_exact"], result["action_error"]) == (120, True, {"rmse": 0.0, "max": 0.0})
     assert result["realtime_factor"] > 1
+    assert result["course"]["event_counts"]["masked"] > 0
+
+
+def test_replay_of_many_bags(run: Run, kuka_path: Path, tmp_path: Path) -> None:
+    from runtime.bundle import Bundle
+
+    recording = Recording(Bundle.load(kuka_path))
+    recording.run(1, 40, seed=0)
+    recording.write(tmp_path / "bags" / "good")
+    (tmp_path / "bags" / "bad.mcap").write_text("no bag")
+    target = tmp_path / "replay.json"
+    options = ("--refine", "0,1", "--workers", "1", "--json", target)
+    code, out, err = run("replay", tmp_path / "bags", kuka_path, *options)
+    assert (code, err.strip()) == (1, "")
+    assert f"4 replays on {kuka_path}, 2 failed" in out
+    outcomes = json.loads(target.read_text())["replays"]
+    assert [(Path(o["bag"]).name, o["refine"], bool(o["error"])) for o in outcomes] == [
+        ("bad.mcap", 0, True), ("bad.mcap", 1, True), ("good", 0, False), ("good", 1, False),
+    ]  # fmt: skip
+    code, _, err = run("replay", tmp_path / "bags" / "bad.mcap", kuka_path)
+    assert code == 2
+    assert "bad.mcap holds no message that can be read" in err
 
 
 @pytest.mark.parametrize(
@@ -151,6 +173,8 @@ def test_replay(run: Run, kuka_path: Path, tmp_path: Path) -> None:
         (["eval", "KUKA", "--task", "cartpole"], "does not fit the task 'cartpole'"),
         (["eval", "KUKA", "--faults", "gremlins"], "fault 'gremlins' is not understood; expected KIND:TARGET"),
         (["replay", "nowhere", "KUKA"], "there is no bag at nowhere"),
+        (["replay", "KUKA"], "give one or more bags and then a bundle: ganglion replay BAG… FILE"),
+        (["replay", ".", "KUKA", "--clock", "wall"], "replay clock 'wall' is unknown; expected one of receive, header"),
         (["sim", "juggle"], "there is no task 'juggle'"),
         (["run", "none.onnx"], "cannot read the bundle none.onnx"),
         (["preflight", "none.onnx"], "cannot read the bundle none.onnx"),
@@ -228,7 +252,7 @@ def test_the_robots_commands_need_no_torch_and_no_simulator(kuka_path: Path) -> 
         ("onnxruntime", ["inspect", "KUKA"], "pip install 'ganglion[cpu]'"),
         (
             "rosbags",
-            ["replay", ".", "KUKA"],
+            ["replay", "BAG", "KUKA"],
             "this needs rosbags, which is not installed; pip install 'ganglion[replay]'",
         ),
         ("rclpy", ["run", "KUKA"], "source your ROS 2 installation, or pip install 'ganglion[ros]'"),
@@ -242,8 +266,12 @@ def test_the_robots_commands_need_no_torch_and_no_simulator(kuka_path: Path) -> 
         ),
     ],
 )
-def test_what_is_not_installed_is_named(module: str, arguments: list[str], advice: str, kuka_path: Path) -> None:
-    done = blocked((module,), *(kuka_path if a == "KUKA" else a for a in arguments))
+def test_what_is_not_installed_is_named(
+    module: str, arguments: list[str], advice: str, kuka_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bag.mcap").touch()
+    stand_ins = {"KUKA": kuka_path, "BAG": tmp_path / "bag.mcap"}
+    done = blocked((module,), *(stand_ins.get(a, a) for a in arguments))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert advice in done.stderr.splitlines()[-1]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from runtime.replay.align import TopicHealth
 from runtime.replay.timeline import Timeline
 
 
@@ -68,8 +69,14 @@ class ReplayResult:
     missing: tuple[str, ...] = ()
     """Observations without a topic in the bag, which were masked."""
     per_joint: dict[str, dict[str, float]] = field(default_factory=dict)
+    refine: int | None = None
+    """Refinement steps that were asked for; None: as recorded, or the bundle's default in raw mode."""
+    topics: dict[str, TopicHealth] = field(default_factory=dict)
+    """Condition of every topic that was read in raw mode."""
+    notices: tuple[str, ...] = ()
+    """What a reader should know of the bag, one sentence each."""
     timeline: Timeline | None = None
-    """What happened over time; not part of the JSON."""
+    """What happened over time; in short in the JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
@@ -86,4 +93,8 @@ class ReplayResult:
             "statuses": self.statuses,
             "missing": list(self.missing),
             "per_joint": self.per_joint,
+            "refine": self.refine,
+            "topics": {name: asdict(health) for name, health in self.topics.items()},
+            "notices": list(self.notices),
+            "course": None if self.timeline is None else self.timeline.to_json(),
         }

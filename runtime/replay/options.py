@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from runtime.errors import BagError
 
 MODES = ("auto", "telemetry", "raw")
+CLOCKS = ("receive", "header")
+ALIGNMENTS = ("hold", "asof", "drop")
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,30 @@ class ReplayOptions:
     """Sensor faults of `runtime.faults` that strike the recorded readings, by the time since the recording began."""
     refine: int | None = None
     """Refinement steps of every tick; as recorded, or the bundle's default in raw mode, if None."""
+    remap: tuple[str, ...] = ()
+    """`CONTRACT_TOPIC:=BAG_TOPIC` for every topic that the bag calls otherwise."""
+    clock: str = "receive"
+    """Which time a reading has in raw mode: `receive`, when it was recorded, or `header`, the stamp in it."""
+    align: str = "hold"
+    """What a tick sees in raw mode, see `runtime.replay.align`: `hold`, `asof` or `drop`."""
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise BagError(f"replay mode '{self.mode}' is unknown; expected one of {', '.join(MODES)}")
+        for what, value, known in (
+            ("mode", self.mode, MODES),
+            ("clock", self.clock, CLOCKS),
+            ("alignment", self.align, ALIGNMENTS),
+        ):
+            if value not in known:
+                raise BagError(f"replay {what} '{value}' is unknown; expected one of {', '.join(known)}")
+        for text in self.remap:
+            if not all(text.partition(":=")[::2]) or text.count(":=") != 1:
+                raise BagError(f"remap '{text}' is not understood; expected CONTRACT_TOPIC:=BAG_TOPIC")
+
+    @property
+    def remaps(self) -> dict[str, str]:
+        """The bag's name by the contract's topic, without a leading slash."""
+        pairs = (text.split(":=") for text in self.remap)
+        return {topic.lstrip("/"): name for topic, name in pairs}
 
     @property
     def counterfactual(self) -> bool:

@@ -90,10 +90,13 @@ class _Replayer:
         self.skipped = self.differing = 0
         self.first_difference = ""
         self._last: Tick | None = None
+        self._received_ns = 0
 
     def advance(self, tick: Tick, receive_ns: int, snapshot: Snapshot | None) -> None:
-        last = self._last
+        last, received_ns, self._received_ns = self._last, self._received_ns, receive_ns
         follows = last is not None and (tick.activation, tick.tick) == (last.activation, last.tick + 1)
+        if last is not None and not follows and tick.activation == last.activation:
+            self.ticking.gap("telemetry", received_ns, receive_ns)
         state_differs = False
         if follows and last is not None:
             changed = self._options.counterfactual

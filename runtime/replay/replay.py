@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.bundle import Bundle
@@ -37,14 +38,31 @@ def replay(
     cannot be read, is of another robot or bundle, or lacks what the contract needs, and ContractError for a fault or a
     number of refinement steps that the bundle does not know.
     """
-    with Bag(bag, options.namespace) as opened:
+    _check_remaps(options.remaps, bundle.contract)
+    with Bag(bag, options.namespace, options.remaps) as opened:
         ticking = Ticking(bundle, options, observers, opened.start_ns)
-        topic = None
-        if options.mode != "raw":
-            topic = find_telemetry(opened, bundle.contract, required=options.mode == "telemetry")
-        if topic is not None:
-            return replay_telemetry(opened, topic, ticking, options, progress)
-        return replay_raw(opened, ticking, progress)
+        try:
+            result = _replay(opened, ticking, options, progress)
+        except BagError as error:
+            if not opened.notices:
+                raise
+            raise BagError(f"{error}; beware: {'; '.join(opened.notices)}") from error
+        return replace(result, refine=options.refine, notices=(*opened.notices, *result.notices))
+
+
+def _replay(bag: Bag, ticking: Ticking, options: ReplayOptions, progress: Progress | None) -> ReplayResult:
+    contract = ticking.controller.contract
+    topic = None if options.mode == "raw" else find_telemetry(bag, contract, required=options.mode == "telemetry")
+    if topic is not None:
+        return replay_telemetry(bag, topic, ticking, options, progress)
+    return replay_raw(bag, ticking, options, progress)
+
+
+def _check_remaps(remaps: dict[str, str], contract: Contract) -> None:
+    known = {o.topic.lstrip("/") for o in contract.observations} | {contract.action.topic.lstrip("/"), _TELEMETRY}
+    for topic in remaps:
+        if topic not in known:
+            raise BagError(f"'{topic}' cannot be remapped: the bundle has the topics {', '.join(sorted(known))}")
 
 
 def find_telemetry(bag: Bag, contract: Contract, required: bool) -> str | None:
@@ -55,7 +73,10 @@ def find_telemetry(bag: Bag, contract: Contract, required: bool) -> str | None:
     if topic is None:
         raise BagError(f"{bag.path} holds no telemetry of a controller; it has {bag.contents()}")
     digest = _recorded_digest(bag, f"{topic.rpartition('/')[0]}/contract")
-    size = len(next(iter(bag.records({topic}))).message.data)
+    first = next(bag.records({topic}), None)
+    if first is None:
+        raise BagError(f"{bag.path} breaks before the first message of '{topic}'; copy or record it again")
+    size = len(first.message.data)
     if size == len(labels(contract)) and digest in ("", contract.digest):
         return topic
     if required:

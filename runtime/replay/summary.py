@@ -70,9 +70,9 @@ class Recorder:
         if self._filled == _BLOCK:
             self._reduce()
 
-    def gap(self, time_s: float, seconds: float) -> None:
-        """Nothing was recorded for `seconds` before `time_s`."""
-        self._events.happened("gap", time_s - seconds, text=f"nothing was recorded for {seconds:.3g} s", end_s=time_s)
+    def gap(self, begin_s: float, end_s: float, topic: str) -> None:
+        """Nothing was recorded of `topic`."""
+        self._events.happened("gap", begin_s, topic, f"nothing was recorded for {end_s - begin_s:.3g} s", end_s)
 
     def timeline(self) -> Timeline:
         """Of all rows so far."""

@@ -63,6 +63,10 @@ class Ticking:
             shown.stamp_ns.copy(), command, surprise.latest, surprise.average, self.wall_us,
         )  # fmt: skip
 
+    def gap(self, topic: str, begin_ns: int, end_ns: int) -> None:
+        """Nothing was recorded of `topic` for long."""
+        self.summary.gap((begin_ns - self.start_ns) * 1e-9, (end_ns - self.start_ns) * 1e-9, topic)
+
     def show(self, row: Row) -> None:
         """To all who observe."""
         for observer in self._observers:

@@ -7,7 +7,8 @@ Both modes make one `Row` per tick and hand it to observers: callables that take
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +107,8 @@ class Event:
 
     kind: str
     """`status` (subject: its name, text: the cause), `masked` (subject: channel, text: the reasons), `request`
-    (subject: ENGAGE or STOP), `late` and `differs` (text: what), `gap` (text: how long nothing was recorded)."""
+    (subject: ENGAGE or STOP), `late` and `differs` (text: what), `gap` (subject: topic, text: how long nothing of it
+    was recorded)."""
     time_s: float
     end_s: float
     """Equal to `time_s` for what happens at once; the end of the replay where it lasted until then."""
@@ -165,3 +167,29 @@ class Timeline:
     """How many there were of each kind, the ones that are not kept included."""
     worst: dict[str, tuple[Moment, ...]] = field(default_factory=dict)
     """The `MOST_MOMENTS` worst by each measure, the worst first, `SEPARATION_S` apart."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The course in short, as plain values: means and extremes over all, events, and when it was worst."""
+        share = self.ticks / max(int(self.ticks.sum()), 1)
+        masked = dict(zip(self.channels, (share @ self.masked).tolist()))
+        return {
+            **{name: _overall(self.series[name], self.ticks) for name in SCALARS},
+            "masked": {channel: part for channel, part in masked.items() if part},
+            "event_counts": self.event_counts,
+            "events": [asdict(e) for e in self.events],
+            "worst": {
+                measure: [
+                    {n: getattr(m, n) for n in ("value", "time_s", "activation", "tick", "status")} for m in found
+                ]
+                for measure, found in self.worst.items()
+            },
+        }
+
+
+def _overall(band: Band, ticks: np.ndarray) -> dict[str, float] | None:
+    """None if there is no value."""
+    known = ~np.isnan(band.mean)
+    if not known.any():
+        return None
+    mean = float(np.average(band.mean[known], weights=ticks[known]))
+    return {"mean": mean, "min": float(np.nanmin(band.low)), "max": float(np.nanmax(band.high))}

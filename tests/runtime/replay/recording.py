@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags import rosbag1
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from runtime.bundle import Bundle
@@ -71,8 +72,14 @@ def twist(vx: float, wz: float) -> Any:
 class BagWriter:
     """Messages by topic; a context manager."""
 
-    def __init__(self, path: Path, storage: StoragePlugin = StoragePlugin.MCAP) -> None:
+    def __init__(
+        self,
+        path: Path,
+        storage: StoragePlugin = StoragePlugin.MCAP,
+        compression: CompressionMode = CompressionMode.NONE,
+    ) -> None:
         self._writer = Writer(path, version=9, storage_plugin=storage)
+        self._writer.set_compression(compression, CompressionFormat.ZSTD)
         self._connections: dict[str, Any] = {}
         self._stack = ExitStack()
 
@@ -90,6 +97,27 @@ class BagWriter:
         if topic not in self._connections:
             self._connections[topic] = self._writer.add_connection(topic, name, typestore=TYPES)
         self._writer.write(self._connections[topic], receive_ns, TYPES.serialize_cdr(message, name))
+
+
+TYPES1 = get_typestore(Stores.ROS1_NOETIC)
+
+
+def write_ros1(
+    path: Path, messages: Iterable[tuple[str, Any, int]], packing: rosbag1.Writer.CompressionFormat | None = None
+) -> Path:
+    """A ROS 1 bag of (topic, ROS 2 message, receive time)."""
+    writer = rosbag1.Writer(path)
+    if packing is not None:
+        writer.set_compression(packing)
+    connections: dict[str, Any] = {}
+    with writer:
+        for topic, message, receive_ns in messages:
+            name = message.__msgtype__
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, name, typestore=TYPES1)
+            data = TYPES.cdr_to_ros1(TYPES.serialize_cdr(message, name), name)
+            writer.write(connections[topic], receive_ns, data)
+    return path
 
 
 @dataclass(eq=False)
@@ -153,8 +181,13 @@ class Recording:
     def ticks(self) -> list[Record]:
         return [r for r in self.records if r.topic.endswith("/telemetry")]
 
-    def write(self, path: Path, storage: StoragePlugin = StoragePlugin.MCAP) -> Path:
-        with BagWriter(path, storage) as bag:
+    def write(
+        self,
+        path: Path,
+        storage: StoragePlugin = StoragePlugin.MCAP,
+        compression: CompressionMode = CompressionMode.NONE,
+    ) -> Path:
+        with BagWriter(path, storage, compression) as bag:
             for r in self.records:
                 bag.write(r.topic, array(r.vector), r.receive_ns)
         return path

@@ -90,7 +90,7 @@ def test_statuses_requests_and_differences_are_events(cartpole: Bundle) -> None:
             r.command = replace(r.command, request=Request.STOP)
             r.late, r.differs = True, ("command", "free energy")
         recorder(r)
-    recorder.gap(0.5, 0.25)
+    recorder.gap(0.25, 0.5, "/imu")
     timeline = recorder.timeline()
     assert [(e.kind, e.subject, e.text, round(e.time_s, 3), round(e.end_s, 3)) for e in timeline.events] == [
         ("status", "ACTIVE", "", 0.0, 0.04),
@@ -99,7 +99,7 @@ def test_statuses_requests_and_differences_are_events(cartpole: Bundle) -> None:
         ("differs", "", "command, free energy at activation 1, tick 4", 0.04, 0.04),
         ("status", "HOLDING", "lost imu", 0.04, 0.07),
         ("status", "ACTIVE", "", 0.07, 0.09),
-        ("gap", "", "nothing was recorded for 0.25 s", 0.25, 0.5),
+        ("gap", "/imu", "nothing was recorded for 0.25 s", 0.25, 0.5),
     ]
     assert timeline.event_counts == {"status": 3, "request": 1, "late": 1, "differs": 1, "gap": 1}
 

@@ -49,11 +49,17 @@ _READERS: dict[str, Callable[[Any, Action], Iterable[float]]] = {
     "sensor_msgs/msg/JointState": _from_joint_state,
     "geometry_msgs/msg/Twist": _from_twist,
 }
+_LARGEST = 1e9
 READABLE = tuple(_READERS)
 """Message types that `read_command` takes."""
 
 
 def read_command(message: Any, message_type: str, action: Action) -> np.ndarray | None:
-    """SI command (A,) in the action's order; None if it does not hold a finite value for every joint."""
+    """SI command (A,) in the action's order; None if it does not hold a sane value for every joint."""
     values = np.array(_READERS[message_type](message, action), dtype=np.float64)
-    return values if values.shape == (len(action.joints),) and np.isfinite(values).all() else None
+    return values if values.shape == (len(action.joints),) and sane(values) else None
+
+
+def sane(command: np.ndarray) -> bool:
+    """Whether a recorded command is finite, and below what no joint does in any SI unit."""
+    return bool((np.abs(command) <= _LARGEST).all())

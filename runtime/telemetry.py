@@ -25,11 +25,10 @@ _WHOLE = {
     "refine": 2**53, "steps": 2**53, "request": max(Request),
 }  # fmt: skip
 """Largest value of the fields that are whole numbers from 0."""
-_WHOLE_AT = np.array([_SCALARS.index(name) for name in _WHOLE])
-_LARGEST = np.array([float(largest) for largest in _WHOLE.values()])
+_CHECKED = tuple((_SCALARS.index(name), largest) for name, largest in _WHOLE.items())
 _PER_CHANNEL = ("value", "age_ns", "reason", "innovation")
 _NEVER_AGE = -1e18  # stands for a channel that was never received
-_OLDEST = 2.0**62
+_LEAST, _MOST = np.array([[-(2.0**62)], [0.0]]), np.array([[2.0**62], [255.0]])  # of age_ns and reason
 
 
 def labels(contract: Contract) -> list[str]:
@@ -110,24 +109,27 @@ def unpack(contract: Contract, vector: np.ndarray) -> Tick:
             "replay the bag with the bundle that was running"
         )
     vector = np.asarray(vector, dtype=np.float64)
-    counts = vector[_WHOLE_AT]
-    fits = (counts >= 0) & (counts <= _LARGEST) & (np.rint(counts) == counts)
-    if not fits.all():
-        i = int(np.argmin(fits))
-        raise _damaged(f"{[*_WHOLE][i]} is {counts[i]:g}", f"a whole number from 0 to {_LARGEST[i]:.0f}")
-    activation, tick, seconds, nanoseconds, late, status, refine, steps, *numbers, request = vector[:start].tolist()
+    scalars = vector[:start].tolist()
+    for i, largest in _CHECKED:
+        if not (0 <= scalars[i] <= largest and scalars[i].is_integer()):
+            raise _damaged(f"{_SCALARS[i]} is {scalars[i]:g}", f"a whole number from 0 to {largest:d}")
+    activation, tick, seconds, nanoseconds, late, status, refine, steps, *numbers, request = scalars
     tolerance, free_energy, tick_us, latency_us = numbers
     if not 0 <= tolerance < np.inf:
         raise _damaged(f"tolerance is {tolerance:g}", "0 or more nats")
-    values, age, reasons, innovation = vector[start : start + 4 * size].reshape(4, size)
-    whole = (np.abs(age) <= _OLDEST) & (np.rint(age) == age) & (reasons >= 0) & (reasons <= 255)
-    if not whole.all():
-        i = int(np.argmin(whole))
+    table = vector[start : start + 4 * size].reshape(4, size)
+    values, age, reasons, innovation = table
+    whole = table[1:3]
+    fits = (whole >= _LEAST) & (whole <= _MOST) & (np.rint(whole) == whole)
+    if not fits.all():
+        i = int(np.argmin(fits.all(0)))
         got = f"age_ns and reason of {contract.layout.channels[i]} are {age[i]:g} and {reasons[i]:g}"
         raise _damaged(got, "whole numbers")
     now_ns = int(seconds) * 1_000_000_000 + int(nanoseconds)
+    stamp_ns = now_ns - age.astype(np.int64)
     never = age == _NEVER_AGE
-    stamp_ns = np.where(never, NEVER, now_ns - np.where(never, 0, age).astype(np.int64))
+    if never.any():
+        stamp_ns[never] = NEVER
     return Tick(
         activation=int(activation), tick=int(tick), now_ns=now_ns, late=bool(late), status=int(status),
         refine=int(refine), steps=int(steps), tolerance=tolerance, free_energy=free_energy, tick_us=tick_us,

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from runtime.commands import sane
 from runtime.controller import Command, Controller
 from runtime.errors import BagError
 from runtime.replay.bags import Bag, Progress
@@ -126,6 +127,10 @@ class _Replayer:
         if found:
             self.differing += 1
             where = f"activation {tick.activation}, tick {tick.tick}"
+            if not sane(tick.command):
+                raise BagError(
+                    f"the telemetry is damaged: the command at {where} is {tick.command.tolist()}; copy it again"
+                )
             self.first_difference = self.first_difference or f"{', '.join(found)} at {where}"
         row = self.ticking.row(receive_ns, tick.now_ns, tick.activation, tick.tick, command)
         row.recorded_status, row.late, row.differs = tick.status, tick.late, found

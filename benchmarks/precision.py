@@ -40,7 +40,7 @@ class Options:
     """Bundles (.onnx) of fp32."""
     episodes: int = 100
     """Episodes of every bundle and precision."""
-    gate_episodes: int = 50
+    gate_episodes: int = 20
     """Episodes of the gate of control quality."""
     ticks: int = 4000
     """Ticks per figure."""

@@ -18,11 +18,12 @@ from rich.table import Table as RichTable
 
 from runtime.errors import ContractError, GanglionError
 from runtime.extras import explain_missing
-from runtime.files import json_text, shipped_bundle, write_json
+from runtime.files import json_text, shipped_bundle, write_bytes, write_json
 from runtime.tables import (
     Table,
     bench_table,
     demo_table,
+    difference_table,
     evaluation_table,
     preflight_table,
     replay_table,
@@ -58,6 +59,7 @@ def _comma_separated(kind: type, metavar: str, expected: str) -> Any:
 Steps = Annotated[tuple[int, ...], _comma_separated(int, "K,…", "whole numbers")]
 Names = Annotated[tuple[str, ...], _comma_separated(str, "NAME,…", "names")]
 BundlePath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+TrustedKeys = Annotated[tuple[Path, ...], _comma_separated(Path, "FILE,…", "files")]
 Provider = Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,tensorrt}")]
 JsonPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 
@@ -137,17 +139,21 @@ def _parse_train(arguments: list[str]) -> Train:
 class Export:
     """Make a bundle of a trained run: trace, compare with torch, calibrate, write one ONNX file."""
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run."""
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|FILE")]
+    """Folder of the run; or a bundle (.onnx), to make one of another precision, or of this contract version."""
     output: Annotated[Path, tyro.conf.arg(metavar="FILE", aliases=["-o"])]
     """Bundle (.onnx) to write."""
+    precision: Annotated[str, tyro.conf.arg(metavar="{fp32,fp16,int8-dynamic,int8}")] = "fp32"
+    """In which the large layers compute; refused if outputs or control in simulation suffer."""
     workers: int = 2
     """Processes that share the episodes of the calibrations."""
     checks: bool = True
     """Calibrate the checks of the sensors, which can take long; without, every reading in its range is believed."""
+    episodes: int = 100
+    """Episodes in which another precision than fp32 has to control as well as fp32."""
 
     def run(self) -> None:
-        from export.exporter import export
+        from export.precision import export_as
 
         console = Console(stderr=True)
         with console.status("export") as status:
@@ -157,7 +163,7 @@ class Export:
                 if not console.is_terminal:
                     console.print(stage)
 
-            report = export(self.folder, self.output, say, self.workers, self.checks)
+            report = export_as(self.source, self.output, self.precision, say, self.workers, self.checks, self.episodes)
         _print(f"{self.output}: {report.size_bytes / 1000:.0f} kB; next: ganglion inspect {self.output}")
 
 
@@ -168,19 +174,76 @@ class Inspect:
     file: BundlePath
     """Bundle (.onnx)."""
     json: bool = False
-    """Print the contract as JSON instead."""
+    """Print the contract, and the facts of the file, as JSON instead."""
+    trusted_keys: TrustedKeys = ()
+    """Public keys, one of which must have signed the bundle; if empty, any bundle is loaded."""
 
     def run(self) -> None:
-        from runtime.describe import card
+        from runtime.describe import card, file_facts
         from runtime.schema import to_plain
 
-        bundle = _load(self.file)
+        bundle = _load(self.file, self.trusted_keys)
         if self.json:
-            sys.stdout.write(json_text(to_plain(bundle.contract)))
+            sys.stdout.write(json_text({"contract": to_plain(bundle.contract), "file": file_facts(bundle)}))
             return
         for title, table in card(bundle):
             _print(title)
             _print_table(table)
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Compare two bundles; exit code 1 if a robot would notice, 0 if they differ in their records at most."""
+
+    first: BundlePath
+    """Bundle (.onnx)."""
+    second: BundlePath
+    """Bundle (.onnx)."""
+    json: JsonPath = None
+    """Also write the result to this file."""
+
+    def run(self) -> int:
+        from runtime.diff import differences
+
+        found = differences(_load(self.first), _load(self.second))
+        noticed = any(d.noticed for d in found)
+        rows = [{"where": d.where, "first": d.first, "second": d.second, "noticed": d.noticed} for d in found]
+        result = {"first": str(self.first), "second": str(self.second), "noticed": noticed, "differences": rows}
+        verdict = "differ for a robot" if noticed else "are the same for a robot"
+        _finish(f"{self.first} and {self.second} {verdict}", difference_table(result), result, self.json)
+        return 1 if noticed else 0
+
+
+@dataclass(frozen=True)
+class Keygen:
+    """Make a pair of keys to sign bundles with: KEY for whoever signs, KEY.pub for robots."""
+
+    key: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="KEY")]
+    """File of the private key (PEM, Ed25519)."""
+
+    def run(self) -> None:
+        from runtime.signature import make_keys
+
+        public = make_keys(self.key)
+        _print(
+            f"{self.key} signs: keep it secret; {public} goes to the robots; next: ganglion sign FILE --key {self.key}"
+        )
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Sign a bundle with a private key, in place."""
+
+    file: BundlePath
+    """Bundle (.onnx)."""
+    key: Annotated[Path, tyro.conf.arg(metavar="KEY")]
+    """Private key of 'ganglion keygen'."""
+
+    def run(self) -> None:
+        from runtime.signature import sign
+
+        write_bytes(self.file, sign(_load(self.file).model, self.key))
+        _print(f"{self.file} is signed; next: ganglion run {self.file} --trusted-keys {self.key}.pub")
 
 
 @dataclass(frozen=True)
@@ -331,14 +394,18 @@ class Run:
     """Bundle (.onnx)."""
     refine: int = -1
     """Refinement steps per tick; -1 is the bundle's default."""
+    trusted_keys: TrustedKeys = ()
+    """Public keys, one of which must have signed the bundle; if empty, any bundle runs."""
     ros: tyro.conf.Suppress[tuple[str, ...]] = ()
 
     def run(self) -> int:
         from ros_nodes import controller_node
         from ros_nodes.session import arguments
 
-        _load(self.file)
-        own = {"bundle": str(self.file), "refine": self.refine, "autostart": True}
+        _load(self.file, self.trusted_keys)
+        own: dict[str, Any] = {"bundle": str(self.file), "refine": self.refine, "autostart": True}
+        if self.trusted_keys:
+            own["trusted_keys"] = [str(key) for key in self.trusted_keys]
         return controller_node.main([*arguments(own), *self.ros])
 
 
@@ -354,6 +421,8 @@ class Preflight:
     """Then move every joint a little, if nothing was wrong, to find swapped joints and wrong signs."""
     confirm: bool = False
     """With --move on a real robot: its surroundings are clear, and a hand is on the emergency stop."""
+    trusted_keys: TrustedKeys = ()
+    """Public keys, one of which must have signed the bundle; if empty, any bundle is loaded."""
     json: JsonPath = None
     """Also write the result to this file."""
     ros: tyro.conf.Suppress[tuple[str, ...]] = ()
@@ -363,7 +432,7 @@ class Preflight:
         from runtime.findings import errors
         from runtime.schema import to_plain
 
-        contract = _load(self.file).contract
+        contract = _load(self.file, self.trusted_keys).contract
         asked = (contract, self.seconds, self.ros, self.move, self.confirm)
         findings = _with_progress("preflight", lambda progress: preflight(*asked, progress))
         fits = not errors(findings)
@@ -419,6 +488,8 @@ class Replay:
     """Numbers of refinement steps, each a replay of its own; as recorded, or the bundle's default if empty."""
     faults: Names = ()
     """Faults that strike the recorded sensors, e.g. lost:imu@2-4, in seconds since the recording began."""
+    trusted_keys: TrustedKeys = ()
+    """Public keys, one of which must have signed the bundle; if empty, any bundle is loaded."""
     workers: int = 2
     """Processes that share the replays."""
     json: JsonPath = None
@@ -431,7 +502,7 @@ class Replay:
         if len(self.paths) < 2:
             raise GanglionError("give one or more bags and then a bundle: ganglion replay BAG… FILE")
         *bags, file = self.paths
-        bundle = _load(file)
+        bundle = _load(file, self.trusted_keys)
         options = ReplayOptions(self.mode, self.namespace, self.faults, None, self.remap, self.clock, self.align)
         wanted = jobs(bags, options, self.refine)
         outcomes = _with_progress("bags", lambda progress: replay_many(wanted, bundle, self.workers, progress))
@@ -453,6 +524,9 @@ COMMANDS: dict[str, type[Command]] = {
     "train": Train,
     "export": Export,
     "inspect": Inspect,
+    "diff": Diff,
+    "keygen": Keygen,
+    "sign": Sign,
     "bench": Bench,
     "eval": Eval,
     "view": View,
@@ -490,10 +564,10 @@ def _overview() -> str:
     )
 
 
-def _load(path: Path) -> Bundle:
+def _load(path: Path, trusted_keys: Sequence[Path] = ()) -> Bundle:
     from runtime.bundle import Bundle
 
-    return Bundle.load(path)
+    return Bundle.load(path, trusted_keys=trusted_keys)
 
 
 def _load_or_draft(path: Path) -> Bundle:
@@ -523,8 +597,8 @@ def _with_progress(what: str, work: Callable[[Callable[[float, float], None]], T
 
 
 def _print(what: object) -> None:
-    # A file or a pipe has no width to fold to.
-    Console(width=None if sys.stdout.isatty() else 200).print(what)
+    # A file or a pipe has no width to fold to, and what a bundle calls its joints is no markup.
+    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(what)
 
 
 def _finish(title: str, table: Table, result: object, path: Path | None) -> None:
@@ -535,7 +609,10 @@ def _finish(title: str, table: Table, result: object, path: Path | None) -> None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0, 1 if a robot does not fit, 2 for an error, 130 on Ctrl-C)."""
+    """Run the command line; returns the exit code.
+
+    0, 1 if a robot does not fit or would notice a difference, 2 for an error, 130 on Ctrl-C.
+    """
     args = list(sys.argv[1:] if arguments is None else arguments)
     if not args or args[0] in ("-h", "--help"):
         (sys.stdout if args else sys.stderr).write(_overview())

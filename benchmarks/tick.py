@@ -87,7 +87,7 @@ def main(options: Options) -> dict[str, Any]:
     """Measure, print a table, write JSON, and return what is written."""
     torch.set_num_threads(1)
     rows = list(_bundle_rows(options) if options.bundle else _random_rows(options))
-    figures = _interleaved([ticks for _, _, ticks in rows], options.ticks)
+    figures = interleaved([ticks for _, _, ticks in rows], options.ticks)
     results: list[dict[str, Any]] = [{"method": m, "refine": k} | f for (m, k, _), f in zip(rows, figures)]
     table = Table("method", "K", *(f"{name} µs" for name in _COLUMNS), "torch / graph", "autograd / graph")
     for row in results:
@@ -108,7 +108,7 @@ def _bundle_rows(options: Options) -> Iterator[tuple[str, int, dict[str, Tick]]]
     bundle = Bundle.load(options.bundle)
     for steps in options.refine:
         if steps <= bundle.contract.refinement.max_steps:
-            yield bundle.contract.refinement.method, steps, _deployed_ticks(bundle, steps)
+            yield bundle.contract.refinement.method, steps, deployed_ticks(bundle, steps)
 
 
 def _random_rows(options: Options) -> Iterator[tuple[str, int, dict[str, Tick]]]:
@@ -116,7 +116,7 @@ def _random_rows(options: Options) -> Iterator[tuple[str, int, dict[str, Tick]]]
         agent = random_agent(method, options.sizes)
         bundle = Bundle(Path(f"random {method} agent"), _contract(agent), build_model(agent).SerializeToString())
         for steps in options.refine if bundle.contract.refinement.max_steps else (0,):
-            ticks = _deployed_ticks(bundle, steps) | {"torch": _torch_tick(agent, steps)}
+            ticks = deployed_ticks(bundle, steps) | {"torch": _torch_tick(agent, steps)}
             if method == "gradient" and steps and (fused := _kernel_tick(agent, steps)):
                 ticks["kernel"] = fused
             if isinstance(agent.method, Gradient):
@@ -124,7 +124,7 @@ def _random_rows(options: Options) -> Iterator[tuple[str, int, dict[str, Tick]]]
             yield method, steps, ticks
 
 
-def _interleaved(rows: list[dict[str, Tick]], count: int) -> list[dict[str, Any]]:
+def interleaved(rows: list[dict[str, Tick]], count: int) -> list[dict[str, Any]]:
     """Everything in turn for a part of `count`, so that a busy moment of the machine meets all of them."""
     durations: list[dict[str, list[float]]] = [{name: [] for name in ticks} for ticks in rows]
     gc.collect()
@@ -200,7 +200,7 @@ def _contract(agent: Agent) -> Contract:
     )  # fmt: skip
 
 
-def _deployed_ticks(bundle: Bundle, steps: int) -> dict[str, Tick]:
+def deployed_ticks(bundle: Bundle, steps: int) -> dict[str, Tick]:
     """The whole tick, and the graph alone; each has its own session."""
     controller, inference = Controller(bundle, steps), Inference(bundle)
     controller.warm_up()

@@ -43,7 +43,7 @@ def check_parity(agent: Agent, bundle: Bundle, ticks: Recording, refine: Sequenc
     answers = chain(_single(agent, session, ticks, refine), _sequence(agent, bundle, session, sequence))
     for place, ours, theirs in answers:
         for name, expected in theirs.items():
-            difference = float(np.max(np.abs(ours[name] - expected) / np.maximum(1.0, np.abs(expected))))
+            difference = largest_difference(ours[name], expected)
             if not difference <= TOLERANCE:
                 raise ParityError(
                     f"onnxruntime differs from torch by {difference:.2g} in {name} at {place}, "
@@ -60,16 +60,31 @@ def check_parity(agent: Agent, bundle: Bundle, ticks: Recording, refine: Sequenc
     )
 
 
+def largest_difference(ours: np.ndarray, expected: np.ndarray) -> float:
+    """The largest |ours - expected| / max(1, |expected|) of two arrays of one shape; NaN if one holds any."""
+    return float(np.max(np.abs(ours - expected) / np.maximum(1.0, np.abs(expected))))
+
+
+def answers(session: ort.InferenceSession, ticks: Recording, steps: int) -> Iterator[Arrays]:
+    """Outputs by name of every tick alone, from its recorded state, after exactly so many steps."""
+    given = given_inputs(ticks)
+    asked = {"refine": np.array([steps]), "tolerance": _ENDLESS}
+    for i in range(len(ticks)):
+        yield _onnx(session, {n: a[i : i + 1] for n, a in given.items()} | asked)
+
+
+def given_inputs(ticks: Recording) -> Arrays:
+    """The recorded inputs (N, ...) of the graph, without those of the refinement."""
+    return {n: a for n, a in ticks.arrays.items() if n in _GIVEN or n.startswith("state.")}
+
+
 def _single(
     agent: Agent, session: ort.InferenceSession, ticks: Recording, refine: Sequence[int]
 ) -> Iterator[tuple[str, Arrays, Arrays]]:
     """Place, onnxruntime's answer and torch's for every tick and K, each tick from its recorded state."""
-    given = {n: a for n, a in ticks.arrays.items() if n in _GIVEN or n.startswith("state.")}
     for k in refine:
-        expected = _torch(agent, given | {"refine": np.full(len(ticks), k)})
-        asked = {"refine": np.array([k]), "tolerance": _ENDLESS}
-        for i in range(len(ticks)):
-            ours = _onnx(session, {n: a[i : i + 1] for n, a in given.items()} | asked)
+        expected = _torch(agent, given_inputs(ticks) | {"refine": np.full(len(ticks), k)})
+        for i, ours in enumerate(answers(session, ticks, k)):
             yield f"K = {k}, tick {i}", ours, {n: a[i : i + 1] for n, a in expected.items()}
 
 

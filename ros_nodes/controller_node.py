@@ -85,7 +85,7 @@ class ControllerNode(LifecycleNode):
     def _load(self, settings: Settings) -> Bundle:
         if not settings.bundle:
             raise BundleError("the parameter 'bundle' is empty; give the path of a bundle: -p bundle:=FILE")
-        bundle = Bundle.load(settings.bundle, settings.provider)
+        bundle = Bundle.load(settings.bundle, settings.provider, settings.trusted_keys)
         if settings.rate_hz not in (0, bundle.contract.rate_hz):
             self.get_logger().warning(
                 f"rate_hz is {settings.rate_hz:g}, but the model was trained for {bundle.contract.rate_hz:g} Hz: its "

@@ -40,6 +40,11 @@ def _require(condition: bool, message: str) -> None:
         raise ContractError(message)
 
 
+def _require_texts(name: str, values: Any, expected: str) -> None:
+    fits = not isinstance(values, str) and isinstance(values, Sequence) and all(isinstance(v, str) for v in values)
+    _require(fits, f"{name} is {values!r}, expected {expected}")
+
+
 @dataclass(frozen=True)
 class Settings:
     """Every field is a parameter of the node; -1 leaves it to the bundle.
@@ -72,6 +77,12 @@ class Settings:
     command_type: str = _parameter(ARRAY, f"message type of the commands, one of {', '.join(COMMAND_TYPES)}")
     command_joints: Sequence[str] = _parameter(
         (), "the joints in the order in which the driver takes them; empty is the contract's order", dynamic_typing=True
+    )
+    trusted_keys: Sequence[str] = _parameter(
+        (),
+        "files of public keys, one of which must have signed the bundle; empty runs any bundle",
+        dynamic_typing=True,
+        read_only=True,  # or whoever reaches the node could take the keys away
     )
 
     def __post_init__(self) -> None:
@@ -115,11 +126,8 @@ class Settings:
         )
         _require(self.preflight in MODES, f"preflight is '{self.preflight}', expected one of {', '.join(MODES)}")
         check_type(self.command_type)
-        names = self.command_joints
-        _require(
-            not isinstance(names, str) and isinstance(names, Sequence) and all(isinstance(n, str) for n in names),
-            f"command_joints is {names!r}, expected a list of joints, e.g. ['shoulder', 'elbow']",
-        )
+        _require_texts("command_joints", self.command_joints, "a list of joints, e.g. ['shoulder', 'elbow']")
+        _require_texts("trusted_keys", self.trusted_keys, "a list of files, e.g. ['/etc/ganglion/fleet.pub']")
 
     @staticmethod
     def declare(node: Node) -> None:

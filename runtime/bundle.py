@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import onnxruntime as ort
 
 from runtime.contract import Contract
 from runtime.errors import BundleError, ContractError, GanglionError
+from runtime.modelfile import ModelError, ModelFile, read_model
 from runtime.providers import AUTO, Started, plans, start
+from runtime.signature import verify
 
 METADATA_KEY = "ganglion.contract"
-_GRAPH_FIELD, _METADATA_FIELD = 7, 14  # of onnx.ModelProto
+LARGEST_BYTES = 512_000_000
+"""No tick could read more weights in time."""
 
 
 @dataclass(frozen=True)
@@ -26,21 +30,29 @@ class Bundle:
     model: bytes
     provider: str = AUTO
     """What computes it, of `runtime.providers`."""
+    verified: str = ""
+    """The trusted public key whose signature was verified, in hexadecimal; empty if none was asked for."""
 
     @staticmethod
-    def load(path: str | Path, provider: str = AUTO) -> Bundle:
-        """Read and check a bundle.
+    def load(path: str | Path, provider: str = AUTO, trusted_keys: Sequence[str | Path] = ()) -> Bundle:
+        """Read and check a bundle, which runs nothing and opens no other file.
 
-        Raises BundleError if the file is absent, not an ONNX model, truncated, altered, or without a contract, and
-        ContractError if the contract does not parse.
+        With `trusted_keys`, files of public keys, only a bundle that one of them signed is loaded. Raises BundleError
+        if it is not, or if the file is absent, not an ONNX model, truncated, altered, without a contract, refers to
+        other files, or needs operators that a stock onnxruntime lacks; ContractError if the contract does not parse or
+        is of a version that this runtime cannot read.
         """
         path = Path(path)
+        model = read_bytes(path)
+        signed_by = verify(model, trusted_keys, str(path)) if trusted_keys else ""
         try:
-            model = path.read_bytes()
-        except OSError as error:
-            raise BundleError(f"cannot read the bundle {path}: {error.strerror}; check the path") from error
-        digest, metadata = _scan(model, path)
-        text = metadata.get(METADATA_KEY)
+            file = read_model(model)
+        except ModelError as error:
+            raise BundleError(
+                f"{path} is not a bundle, or was cut short or altered ({len(model)} bytes: {error}); copy or export it "
+                "again"
+            ) from error
+        text = file.metadata.get(METADATA_KEY)
         if text is None:
             raise BundleError(
                 f"{path} holds no contract (metadata key '{METADATA_KEY}'); "
@@ -50,12 +62,17 @@ class Bundle:
             contract = Contract.from_json(text)
         except ContractError as error:
             raise ContractError(f"{path}: {error}") from error
-        if contract.digest != digest:
+        if contract.digest != file.digest:
             raise BundleError(
-                f"{path} is damaged or was altered: its graph has sha256 {digest[:12]}…, the contract says "
+                f"{path} is damaged or was altered: its graph has sha256 {file.digest[:12]}…, the contract says "
                 f"{contract.digest[:12]}…; copy or export it again"
             )
-        return Bundle(path, contract, model, provider)
+        return Bundle(path, contract, model, provider, signed_by)
+
+    @cached_property
+    def file(self) -> ModelFile:
+        """Operators, versions and metadata of the model."""
+        return read_model(self.model)
 
     def start(self) -> Started[ort.InferenceSession]:
         """An onnxruntime session for the control loop: one thread, no spinning.
@@ -68,6 +85,7 @@ class Bundle:
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever the bytes look like
         options.log_severity_level = 3
 
         def make(providers: list[str]) -> ort.InferenceSession:
@@ -85,64 +103,20 @@ class Bundle:
 
 
 def graph_digest(model: bytes) -> str:
-    """sha256 of the graph of a serialised ONNX model. Raises BundleError if it is not one."""
-    return _scan(model, Path("model"))[0]
+    """sha256 of the graph of a serialised ONNX model. Raises ModelError if it is not one."""
+    return read_model(model).digest
 
 
-def _scan(model: bytes, path: Path) -> tuple[str, dict[str, str]]:
-    """Digest of the graph, and the metadata, from the top-level fields of a serialised onnx.ModelProto."""
-    graph: bytes | None = None
-    metadata: dict[str, str] = {}
+def read_bytes(path: Path) -> bytes:
+    """What a file holds that may be a bundle. Raises BundleError if it is none, is too large, or cannot be read."""
     try:
-        for number, value in _fields(model):
-            if number == _GRAPH_FIELD:
-                graph = value
-            elif number == _METADATA_FIELD:
-                entry = dict(_fields(value))
-                metadata[entry.get(1, b"").decode()] = entry.get(2, b"").decode()
-    except (IndexError, ValueError) as error:
-        raise BundleError(
-            f"{path} is not a bundle, or is cut short ({len(model)} bytes, {error}); copy or export it again"
-        ) from error
-    if graph is None:
-        raise BundleError(
-            f"{path} is not a bundle: it holds no ONNX graph; make one with 'ganglion export RUN -o FILE'"
-        )
-    return hashlib.sha256(graph).hexdigest(), metadata
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Fields of a protobuf message as (number, payload); numbers come with an empty payload."""
-    position = 0
-    while position < len(data):
-        key, position = _varint(data, position)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            _, position = _varint(data, position)
-            yield number, b""
-            continue
-        if wire == 2:
-            length, position = _varint(data, position)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire} at byte {position}")
-        if position + length > len(data):
-            raise ValueError(f"a field of {length} bytes at byte {position} runs past the end")
-        yield number, data[position : position + length]
-        position += length
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if position >= len(data):
-            raise ValueError(f"the file ends inside a number at byte {position}")
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        position += 1
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError(f"a number too long at byte {position}")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe or a device has no end
+            raise BundleError(f"cannot read the bundle {path}: it is no file; check the path")
+        if found.st_size > LARGEST_BYTES:
+            raise BundleError(
+                f"{path} has {found.st_size / 1e6:.0f} MB, a bundle {LARGEST_BYTES / 1e6:.0f} at most; check the path"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"cannot read the bundle {path}: {error.strerror}; check the path") from error

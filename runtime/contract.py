@@ -15,17 +15,20 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import ContractError
+from runtime.migration import check_version
 from runtime.schema import from_plain, to_plain
 
 VERSION = 3
 ACTION_KINDS = ("position", "velocity", "effort")
 ACTION_MODES = ("absolute", "increment")
 SAFE_ACTIONS = ("hold", "zero")
+PRECISIONS = ("fp32", "fp16", "int8-dynamic", "int8")
 REFINEMENT_METHODS = ("hold", "amortized", "gradient", "diagonal", "gauss_newton")
 WITHOUT_STEPS = ("hold", "amortized")
 """Of these, the ones that find the belief at once."""
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1e-3, 1e6
 _LONGEST_AGE_S = 3600.0
+_MOST_STEPS = 1000  # a tick of more would never end in time
 _LARGEST = 1e9  # no quantity of a robot is larger in SI units, and float32 arithmetic on those that are overflows
 
 
@@ -195,6 +198,9 @@ class Refinement:
 
     def __post_init__(self) -> None:
         _require(
+            self.max_steps <= _MOST_STEPS, f"refinement: max_steps is {self.max_steps}, expected at most {_MOST_STEPS}"
+        )
+        _require(
             self.method in REFINEMENT_METHODS,
             f"refinement: method '{self.method}' is unknown; expected one of {REFINEMENT_METHODS}",
         )
@@ -296,7 +302,9 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Parity:
-    """What the export gate compared: torch against onnxruntime, in normalised units."""
+    """What the export gate compared with onnxruntime, in normalised units: torch, or, for a bundle of another precision
+    than fp32, the fp32 bundle that it was made of.
+    """
 
     observations: int
     refine: tuple[int, ...]
@@ -305,6 +313,46 @@ class Parity:
     max_difference: float
     sequence_ticks: int = 0
     """Ticks in a row, with sensor faults, over which each of the two carried its own state."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a bundle controls in simulation."""
+
+    success_rate: float
+    return_mean: float
+    active_rate: float
+    """Fraction of the ticks in which the agent acted."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """What the gate of control quality compared: a converted bundle with the one that it was made of."""
+
+    episodes: int
+    """Nominal held-out episodes, the same for both."""
+    own: Quality
+    reference: Quality
+    margin: float
+    """Largest loss allowed: of the rates, and of the mean return as a fraction of the reference's."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """In which numbers the large layers of the networks compute; inputs, outputs and all else are float32."""
+
+    name: str = "fp32"
+    """One of PRECISIONS."""
+    layers: int = 0
+    """Layers that compute so."""
+    sensitive: int = 0
+    """Large layers that were left in float32, since parity would not have held with them."""
+    source: str = ""
+    """Digest of the fp32 bundle that it was made of; empty for fp32."""
+    control: Control | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.name in PRECISIONS, f"precision '{self.name}' is unknown; expected one of {PRECISIONS}")
 
 
 @dataclass(frozen=True)
@@ -323,16 +371,13 @@ class Contract:
     provenance: Provenance
     checks: SensorChecks = SensorChecks()
     parity: Parity | None = None
+    precision: Precision = Precision()
     digest: str = ""
     """sha256 of the serialised graph."""
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        _require(
-            self.version == VERSION,
-            f"contract version {self.version} is not supported; this runtime reads version {VERSION}: "
-            "export the agent again, or install the ganglion that wrote it",
-        )
+        _require(self.version == VERSION, f"contract version is {self.version}, expected {VERSION}")
         _require(
             LOWEST_RATE_HZ <= self.rate_hz <= HIGHEST_RATE_HZ,
             f"rate_hz must be positive, got {self.rate_hz}; expected {LOWEST_RATE_HZ:g} to {HIGHEST_RATE_HZ:g}",
@@ -363,13 +408,9 @@ class Contract:
         """Parse and check. Raises ContractError that names the field, what was got and what was expected."""
         try:
             plain: Any = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ContractError(f"the contract is not JSON ({error}); export the agent again") from error
-        if isinstance(plain, dict) and plain.get("version") != VERSION:
-            raise ContractError(
-                f"contract version {plain.get('version')!r} is not supported; this runtime reads version {VERSION}: "
-                "export the agent again, or install the ganglion that wrote it"
-            )
+        check_version(plain, VERSION)
         return from_plain(Contract, plain, "contract")
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from runtime.bundle import Bundle
 from runtime.contract import Contract
+from runtime.modelfile import oldest_onnxruntime
+from runtime.signature import signer
 from runtime.tables import FACTS, Table
 
 OBSERVATION_COLUMNS = ("observation", "topic", "channel", "unit", "range", "mean ± scale", "max age", "needs")
+STANDARD = "ai.onnx"
+"""The domain of the ONNX standard, whose name in the file is empty."""
 ACTION_COLUMNS = ("joint", "unit", "range", "scale", "max rate")
 
 
@@ -32,13 +38,59 @@ def facts(bundle: Bundle) -> list[tuple[str, ...]]:
         ("carried state", ", ".join(f"{s.name}{list(s.shape)}" for s in c.states) or "none"),
         ("refinement", _refinement(c)),
         ("sensor checks", _checks(c)),
+        ("precision", _precision(c)),
         ("parity", _parity(c)),
         *_health(c),
         ("trained", f"{p.algorithm}, seed {p.seed}, {p.steps} steps, {p.created}"),
         ("by", f"{p.command} (commit {p.commit})"),
         ("versions", ", ".join(f"{name} {version}" for name, version in p.versions.items()) or "not recorded"),
+        ("model", _model(bundle)),
         ("digest", f"{c.digest} ({len(bundle.model) / 1000:.0f} kB)"),
+        ("signature", _signature(bundle)),
     ]
+
+
+def file_facts(bundle: Bundle) -> dict[str, Any]:
+    """What a bundle's file is, beside its contract, as plain values."""
+    file = bundle.file
+    return {
+        "path": str(bundle.path),
+        "bytes": len(bundle.model),
+        "ir_version": file.ir_version,
+        "opsets": {domain or STANDARD: version for domain, version in file.opsets.items()},
+        "onnxruntime": oldest_onnxruntime(file),
+        "operators": dict(sorted(file.operators.items())),
+        "signed_by": signer(bundle.model),
+        "signature_verified": bool(bundle.verified),
+    }
+
+
+def _model(bundle: Bundle) -> str:
+    facts = file_facts(bundle)
+    opsets = ", ".join(f"{domain} {version}" for domain, version in facts["opsets"].items())
+    return (
+        f"operator sets {opsets}; IR version {facts['ir_version']}; {sum(facts['operators'].values())} operators; "
+        f"onnxruntime {facts['onnxruntime'] or 'as new as these'}, or a later one"
+    )
+
+
+def _signature(bundle: Bundle) -> str:
+    public = signer(bundle.model)
+    if not public:
+        return "none"
+    return f"by {public}, {'verified' if bundle.verified else 'not verified: give --trusted-keys'}"
+
+
+def _precision(contract: Contract) -> str:
+    p = contract.precision
+    if p.control is None:
+        return p.name
+    own, reference = p.control.own, p.control.reference
+    return (
+        f"{p.name} in {p.layers} layers, {p.sensitive} too sensitive for it; made of {p.source[:12]}…; success "
+        f"{own.success_rate:.1%}, return {own.return_mean:.4g} against {reference.success_rate:.1%}, "
+        f"{reference.return_mean:.4g} over {p.control.episodes} episodes ({p.control.margin:.0%} loss allowed)"
+    )
 
 
 def _refinement(contract: Contract) -> str:

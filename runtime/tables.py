@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
@@ -103,3 +104,10 @@ def preflight_table(result: dict[str, Any]) -> Table:
     """From the findings of `runtime.preflight.check`, as plain values."""
     columns = ("", "where", "got", "expected", "what to do")
     return columns, [(f["level"], f["where"], f["got"], f["expected"], f["remedy"]) for f in result["findings"]]
+
+
+def difference_table(result: dict[str, Any]) -> Table:
+    """From the differences of `runtime.diff`, as plain values; of what a robot does not notice, only how much it is."""
+    rows: list[tuple[str, ...]] = [(d["where"], d["first"], d["second"]) for d in result["differences"] if d["noticed"]]
+    records = Counter(".".join(d["where"].split(".")[:2]) for d in result["differences"] if not d["noticed"])
+    return ("what", "first", "second"), rows + [(where, f"records: {n}", "") for where, n in records.items()]

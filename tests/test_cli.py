@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 import ganglion
 from runtime.contract import Contract
 from tests.runtime.replay.recording import Recording
-from tests.tiny_bundle import write_tiny_bundle
+from tests.tiny_bundle import tiny_contract, write_tiny_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,7 +53,7 @@ def test_help_lists_every_command(run: Run) -> None:
     assert (code, err) == (0, "")
     named = {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
     simulated = {"tasks", "train", "export", "eval", "view", "video", "sim"}
-    assert named == simulated | {"inspect", "bench", "run", "preflight", "demo", "replay"}
+    assert named == simulated | {"inspect", "diff", "keygen", "sign", "bench", "run", "preflight", "demo", "replay"}
     assert max(len(line) for line in out.splitlines()) <= 120
 
 
@@ -92,10 +93,56 @@ def test_inspect(run: Run, kuka_path: Path) -> None:
         assert text in out
 
 
-def test_inspect_as_json_is_the_contract(run: Run, kuka_path: Path) -> None:
+def test_inspect_as_json_is_the_contract_and_the_file(run: Run, kuka_path: Path) -> None:
     code, out, _ = run("inspect", kuka_path, "--json")
     assert code == 0
-    assert Contract.from_json(out).robot == "kuka_iiwa"
+    shown = json.loads(out)
+    assert Contract.from_json(json.dumps(shown["contract"])).robot == "kuka_iiwa"
+    file = shown["file"]
+    assert (file["ir_version"], file["opsets"], file["onnxruntime"]) == (9, {"ai.onnx": 17}, "1.16")
+    assert file["operators"]["Mul"] == 4
+    assert (file["signed_by"], file["signature_verified"]) == ("", False)
+
+
+def test_diff_tells_whether_a_robot_would_notice(
+    run: Run, kuka_path: Path, cartpole_path: Path, tmp_path: Path
+) -> None:
+    code, out, _ = run("diff", kuka_path, cartpole_path, "--json", tmp_path / "diff.json")
+    assert code == 1
+    assert "differ for a robot" in out
+    assert "contract.robot" in out
+    result = json.loads((tmp_path / "diff.json").read_text())
+    assert result["noticed"]
+    (robot,) = (d for d in result["differences"] if d["where"] == "contract.robot")
+    assert (robot["first"], robot["noticed"]) == ("kuka_iiwa", True)
+    code, out, _ = run("diff", kuka_path, kuka_path)
+    assert code == 0
+    assert "are the same for a robot" in out
+
+
+def test_a_bundle_is_signed_and_unsigned_ones_are_refused(run: Run, kuka_path: Path, tmp_path: Path) -> None:
+    file, key = tmp_path / "kuka.onnx", tmp_path / "keys" / "fleet"
+    file.write_bytes(kuka_path.read_bytes())
+    code, out, _ = run("keygen", key)
+    assert code == 0
+    assert f"next: ganglion sign FILE --key {key}" in " ".join(out.split())
+    code, _, err = run("inspect", file, "--trusted-keys", f"{key}.pub")
+    assert code == 2
+    assert "is not signed" in err
+    assert run("sign", file, "--key", key)[0] == 0
+    code, out, _ = run("inspect", file, "--trusted-keys", f"{key}.pub", "--json")
+    assert code == 0
+    shown = json.loads(out)["file"]
+    assert (len(shown["signed_by"]), shown["signature_verified"]) == (64, True)
+    assert f"by {shown['signed_by']}, not verified: give --trusted-keys" in " ".join(run("inspect", file)[1].split())
+    assert run("diff", file, kuka_path)[0] == 0
+
+
+def test_what_a_bundle_calls_its_parts_is_no_markup(run: Run, tmp_path: Path) -> None:
+    contract = replace(tiny_contract("cartpole"), robot="[/red]")
+    code, out, _ = run("inspect", write_tiny_bundle(tmp_path / "b.onnx", "cartpole", contract=contract))
+    assert code == 0
+    assert "[/red]" in out
 
 
 def test_bench(run: Run, kuka_path: Path, tmp_path: Path) -> None:
@@ -180,6 +227,12 @@ def test_replay_of_many_bags(run: Run, kuka_path: Path, tmp_path: Path) -> None:
         (["preflight", "none.onnx"], "cannot read the bundle none.onnx"),
         (["preflight", "KUKA", "--seconds", "99"], "seconds is 99, expected 0.2 to 60"),
         (["export", "nowhere", "-o", "x.onnx"], "nowhere is not a training run"),
+        (["export", "KUKA", "-o", "x.onnx"], "which is fp32: expected a bundle of fp32 and one of fp16"),
+        (["keygen", "KUKA"], "is there already; choose another name"),
+        (["sign", "KUKA", "--key", "none"], "cannot read the key none: No such file"),
+        (["run", "KUKA", "--trusted-keys", "none.pub"], "cannot read the key none.pub: No such file"),
+        (["preflight", "KUKA", "--trusted-keys", "none.pub"], "cannot read the key none.pub: No such file"),
+        (["replay", "bag", "KUKA", "--trusted-keys", "none.pub"], "cannot read the key none.pub: No such file"),
         (["train", "juggle"], "there is no task 'juggle'"),
         (["view", "."], "is not a training run"),
         (["video", ".", "-o", "x.mp4"], "is not a training run"),

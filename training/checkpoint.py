@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +54,24 @@ def save_tensors(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(run: Path) -> dict[str, Any]:
-    """The run's last checkpoint. Raises GanglionError if there is none or it is damaged."""
+    """The run's last checkpoint. Raises GanglionError if there is none, it is damaged, or holds more than tensors."""
     path = run / CHECKPOINT
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+        _check_archive(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of damaged files torch raises many unrelated types
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise GanglionError(f"cannot load {path} ({reason}); train again or copy the run again") from error
+    if not isinstance(state, dict):
+        raise GanglionError(f"cannot load {path}: it holds a {type(state).__name__}, expected a dict; train again")
     return state
+
+
+def _check_archive(path: Path) -> None:
+    """Raises ValueError unless it is an archive as torch writes it, which unpacks to no more than its own size."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise ValueError("its archive unpacks to more than its own size, which no checkpoint does")
 
 
 def load_agent(run: Path) -> tuple[Agent, TrainConfig, int]:
@@ -71,8 +81,9 @@ def load_agent(run: Path) -> tuple[Agent, TrainConfig, int]:
     agent = build_agent(config)
     try:
         agent.load_state_dict(state["agent"])
-    except (KeyError, RuntimeError) as error:
+        steps = int(state["steps"])
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise GanglionError(
             f"{run / CHECKPOINT} holds weights of another agent than {run / CONFIG} describes; train again"
         ) from error
-    return agent, config, int(state["steps"])
+    return agent, config, steps

@@ -18,6 +18,7 @@ from runtime.errors import GanglionError
 from runtime.safety import Status
 from runtime.sample import Sample
 from runtime.sensing import Reason
+from runtime.signature import make_keys, sign
 from runtime.telemetry import unpack_state
 from tests.ros_nodes.harness import PERIOD_NS, FakeRobot, errors, start_controller
 from tests.tiny_bundle import tiny_contract
@@ -238,6 +239,20 @@ def test_a_bad_bundle_is_one_error_line(session: Session, kuka: Path, content: b
     assert str(bad) in line
     assert "Traceback" not in child.log
     session.set_parameter("controller", "bundle", str(kuka))
+    assert session.change_state("controller", CONFIGURE)
+
+
+def test_a_robot_that_trusts_a_key_refuses_what_it_did_not_sign(session: Session, kuka: Path) -> None:
+    key = kuka.with_name("fleet")
+    public = make_keys(key)
+    child = start_controller(session, kuka, trusted_keys=[str(public)])
+    assert session.state("controller") == "unconfigured"
+    (line,) = errors(child)
+    assert "is not signed" in line
+    for fewer in (["other.pub"], []):  # or whoever reaches the node could run what he likes
+        with pytest.raises(GanglionError, match=r"trusted_keys.*read-only"):
+            session.set_parameter("controller", "trusted_keys", fewer)
+    kuka.write_bytes(sign(kuka.read_bytes(), key))
     assert session.change_state("controller", CONFIGURE)
 
 

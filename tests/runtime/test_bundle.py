@@ -61,7 +61,8 @@ def test_a_bundle_of_version_1_is_refused(kuka_path: Path, tmp_path: Path) -> No
     entry = next(p for p in model.metadata_props if p.key == METADATA_KEY)
     entry.value = entry.value.replace('"version":3', '"version":1')
     with pytest.raises(
-        ContractError, match=r"old\.onnx: contract version 1 is not supported; .* export the agent again"
+        ContractError,
+        match=r"old\.onnx: contract version 1 is too old for this runtime, which reads version 3: its graph .*RUN",
     ):
         Bundle.load(write(tmp_path / "old.onnx", model.SerializeToString()))
 

@@ -10,6 +10,7 @@ EXTRAS = {
     "train": ("torch", "tensorboard"),
     "export": ("onnx", "onnxscript"),
     "replay": ("rosbags", "zstandard", "lz4"),
+    "parquet": ("pyarrow",),
     "report": ("matplotlib", "plotly", "jinja2"),
 }
 """Modules by extra."""

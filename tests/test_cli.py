@@ -52,7 +52,7 @@ def test_help_lists_every_command(run: Run) -> None:
     assert (code, err) == (0, "")
     named = {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
     simulated = {"tasks", "train", "export", "eval", "view", "video", "sim"}
-    assert named == simulated | {"inspect", "bench", "run", "preflight", "demo", "replay"}
+    assert named == simulated | {"inspect", "bench", "run", "preflight", "demo", "replay", "compare"}
     assert max(len(line) for line in out.splitlines()) <= 120
 
 

@@ -64,15 +64,20 @@ class Verdict:
         return {"state": self.state, "checks": [asdict(c) for c in self.checks]}
 
 
-def judge(result: ReplayResult, contract: Contract, options: ReplayOptions) -> Verdict:
+def judge(result: ReplayResult, timeline: Timeline, contract: Contract, options: ReplayOptions) -> Verdict:
     """The verdict on one replay."""
-    checks = [_identical(result, options), _command_error(result, contract), _held(result)]
-    if result.timeline is not None:
-        checks += [_masked(result.timeline), _surprise(result.timeline, contract)]
-        if result.mode == "telemetry":
-            checks.append(_late(result, result.timeline))
-    checks.append(_bag(result))
-    return Verdict(tuple(checks))
+    late = [_late(result, timeline)] if result.mode == "telemetry" else []
+    return Verdict(
+        (
+            _identical(result, options),
+            _command_error(result, contract),
+            _held(result),
+            _masked(timeline),
+            _surprise(timeline, contract),
+            *late,
+            _bag(result, timeline),
+        )
+    )
 
 
 def error_shares(result: ReplayResult, contract: Contract) -> dict[str, float]:
@@ -167,28 +172,21 @@ def _late(result: ReplayResult, timeline: Timeline) -> Check:
     )
 
 
-def _bag(result: ReplayResult) -> Check:
-    gaps = sum(t.gaps for t in result.topics.values())
-    if result.timeline is not None and not gaps:
-        gaps = result.timeline.event_counts.get("gap", 0)
-    disorder = sum(t.out_of_order for t in result.topics.values())
-    found = [count(n, noun) for n, noun in ((gaps, "gap"), (result.skipped, "tick")) if n]
-    if result.skipped:
-        found[-1] += " skipped"
-    if disorder:
-        found.append(f"{disorder:,} out of order")
-    if result.missing:
-        found.append(f"{count(len(result.missing), 'sensor')} not in it")
-    if result.notices and not found:
-        found.append(count(len(result.notices), "notice"))
-    value = ", ".join(found[:2]) or "whole"
-    return Check(
-        "Bag", "look" if found else "good", value, "no gaps, nothing out of order or missing", "; ".join(found[2:])
+def _bag(result: ReplayResult, timeline: Timeline) -> Check:
+    counts = (
+        (timeline.event_counts.get("gap", 0), "gap", ""),
+        (result.skipped, "tick", " skipped"),
+        (sum(t.out_of_order for t in result.topics.values()), "message", " out of order"),
+        (len(result.missing), "sensor", " missing"),
+        (len(result.notices), "notice", ""),
     )
+    found = [count(*each) for each in counts if each[0]]
+    limit = "no gaps, nothing out of order or missing"
+    return Check("Bag", "look" if found else "good", found[0] if found else "whole", limit, "; ".join(found[1:]))
 
 
 @dataclass(frozen=True)
-class Run:
+class Replayed:
     """One replay, and what it was made with."""
 
     file: Path
@@ -197,9 +195,21 @@ class Run:
     outcome: Outcome
 
     @property
-    def result(self) -> ReplayResult | None:
-        """None if it failed."""
+    def failed(self) -> bool:
+        """There is no result, no timeline and no verdict then."""
+        return self.outcome.result is None
+
+    @property
+    def result(self) -> ReplayResult:
+        """What was found."""
+        assert self.outcome.result is not None, "asked of a replay that failed"
         return self.outcome.result
+
+    @property
+    def timeline(self) -> Timeline:
+        """Its course."""
+        assert self.result.timeline is not None, "every replay makes one"
+        return self.result.timeline
 
     @property
     def bag(self) -> str:
@@ -212,18 +222,17 @@ class Run:
         asked = self.outcome.job.options.refine
         if asked is not None:
             return str(asked)
-        recorded = self.result is not None and self.result.mode == "telemetry"
+        recorded = not self.failed and self.result.mode == "telemetry"
         return "as recorded" if recorded else str(self.contract.refinement.default_steps)
 
-    def verdict(self) -> Verdict | None:
-        """None if it failed."""
-        return None if self.result is None else judge(self.result, self.contract, self.outcome.job.options)
+    def verdict(self) -> Verdict:
+        """The judgement of it."""
+        return judge(self.result, self.timeline, self.contract, self.outcome.job.options)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: those of the outcome, with the bundle and the verdict."""
-        verdict = self.verdict()
         return {
             **self.outcome.to_json(),
             "bundle": str(self.file),
-            "verdict": None if verdict is None else verdict.to_json(),
+            "verdict": None if self.failed else self.verdict().to_json(),
         }

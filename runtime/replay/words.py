@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 _PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 
@@ -57,13 +58,21 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def count(n: int, noun: str) -> str:
-    """E.g. `1 tick`, `2,004 ticks`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+def count(n: int, noun: str, rest: str = "") -> str:
+    """E.g. `1 tick`, `2,004 ticks`, `2 messages out of order`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}{rest}"
 
 
-def short_names(names: tuple[str, ...]) -> list[str]:
-    """Names without what they all begin with, up to the last underscore of that."""
-    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names))
-    cut = "".join(letters[0] for letters in same).rfind("_") + 1 if len(names) > 1 else 0
-    return [f"…{name[cut:]}" if cut > 3 else name for name in names]
+def short_names(names: Sequence[str]) -> list[str]:
+    """Names without the words, parted by underscores, that all of them begin or end with."""
+    words = [name.split("_") for name in names]
+    head, tail = _alike(words), _alike([w[::-1] for w in words])
+    shortest = min(len(w) for w in words)
+    if len(names) < 2 or head + tail >= shortest:
+        return list(names)
+    return ["_".join(w[head : len(w) - tail]) for w in words]
+
+
+def _alike(words: Sequence[Sequence[str]]) -> int:
+    """How many of the first words are the same in all."""
+    return sum(1 for _ in itertools.takewhile(lambda same: len(set(same)) == 1, zip(*words)))

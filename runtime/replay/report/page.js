@@ -4,13 +4,13 @@
     light: {
       page: "#fbfbfa", ink: "#1f2023", muted: "#6a6c72", faint: "#b4b5ba", line: "#e9e9e6", gap: "rgba(120,120,125,0.13)",
       calm: "#cfe3dc", blue: "#0072b2", orange: "#e69f00", green: "#009e73", purple: "#b0609a", sky: "#56b4e9", red: "#d55e00",
-      heat0: "#f2f4f6", heat1: "#9cc3df", heat2: "#2f7fb5", heat3: "#0b3a63",
+      heat0: "#f3f5f6", heat1: "#cfe1ee", heat2: "#5a9cc9", heat3: "#0b3a63",
       mask: "#f0b43c", mask0: "#fbeccb", gate: "#b0609a", gate0: "#ecd9e6",
     },
     dark: {
       page: "#151618", ink: "#e6e7e9", muted: "#9a9ca3", faint: "#5d5f66", line: "#2b2d31", gap: "rgba(160,160,170,0.13)",
       calm: "#27463d", blue: "#4aa3df", orange: "#e6a72b", green: "#2bb78d", purple: "#d48dc0", sky: "#7cc6f2", red: "#f0763b",
-      heat0: "#1e2023", heat1: "#1f4d73", heat2: "#3d93d1", heat3: "#c9e8ff",
+      heat0: "#1d1f22", heat1: "#1f3547", heat2: "#3a86bd", heat3: "#d4ecff",
       mask: "#c08a1f", mask0: "#3d3218", gate: "#b57aa4", gate0: "#3a2a36",
     },
   };
@@ -54,7 +54,6 @@
 
   async function draw(view) {
     const figure = figures[view.id], plot = plotOf(view);
-    if (!figure) { plot.closest("section").hidden = true; return; }
     const before = plot.layout?.xaxis.range.slice();
     const { data, layout } = themed(figure);
     if (before) layout.xaxis.range = before;

@@ -11,25 +11,24 @@ from typing import Any
 
 from runtime.files import write_bytes
 from runtime.replay.report.views import comparison_view, replay_view, summary_row
-from runtime.replay.verdict import STATES, Run
+from runtime.replay.verdict import Replayed
 
 _HERE = Path(__file__).parent
 
 
-def write_report(path: Path, title: str, runs: Sequence[Run]) -> None:
+def write_report(path: Path, title: str, runs: Sequence[Replayed]) -> None:
     """Write the page on these replays, all or nothing. Raises GanglionError if that fails."""
     write_bytes(path, render(title, runs).encode())
 
 
-def render(title: str, runs: Sequence[Run]) -> str:
+def render(title: str, runs: Sequence[Replayed]) -> str:
     """The page on one or more replays: a summary, every replay, and replays of the same bag side by side."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
     rows = [summary_row(run, f"r{i}") for i, run in enumerate(runs)]
-    views = [replay_view(run, f"r{i}") for i, run in enumerate(runs) if run.result is not None]
-    views = [*_comparisons(runs), *views]
-    figures = {view["id"]: view.pop("figure") for view in views if "figure" in view}
+    views = [*_comparisons(runs), *(replay_view(run, f"r{i}") for i, run in enumerate(runs) if not run.failed)]
+    figures = {view["id"]: view.pop("figure") for view in views}
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -38,7 +37,6 @@ def render(title: str, runs: Sequence[Run]) -> str:
         rows=rows,
         views=views,
         several_bundles=len({run.file for run in runs}) > 1,
-        state=max((row["state"] for row in rows), key=STATES.index),
         style=(_HERE / "page.css").read_text(),
         script=(_HERE / "page.js").read_text(),
         plotly=_packed(get_plotlyjs()),
@@ -46,17 +44,17 @@ def render(title: str, runs: Sequence[Run]) -> str:
     )
 
 
-def _comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _comparisons(runs: Sequence[Replayed]) -> list[dict[str, Any]]:
     """One for every bag that was replayed more than once."""
-    by_bag: dict[Path, list[Run]] = {}
+    by_bag: dict[Path, list[Replayed]] = {}
     for run in runs:
-        if run.result is not None and run.result.timeline is not None:
+        if not run.failed:
             by_bag.setdefault(run.outcome.job.bag, []).append(run)
     several = [same for same in by_bag.values() if len(same) > 1]
     return [comparison_view(same, _names(same), f"c{i}") for i, same in enumerate(several)]
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
+def _names(runs: Sequence[Replayed]) -> list[str]:
     """What tells replays of one bag apart: the bundle, K, or both."""
     bundles = len({run.file for run in runs}) > 1
     sweep = len({run.outcome.job.options.refine for run in runs}) > 1

@@ -22,6 +22,8 @@ STATUS_COLOURS = {
     Status.ENGAGING: "$sky",
     Status.STOPPED: "$red",
 }
+_TIMED = {"wall_us": ("$faint", "$muted"), "tick_us": ("$blue", "$blue"), "latency_us": ("$orange", "$orange")}
+"""Colours of lines, and of the words that name them."""
 _SEVERITY = (Status.ACTIVE, Status.ENGAGING, Status.WAITING, Status.HOLDING, Status.STOPPED)
 _DISBELIEVED = int(Reason.FROZEN | Reason.GATED)
 _AT_ONCE = ("late", "differs", "request")
@@ -135,7 +137,7 @@ def _free_energy(timeline: Timeline, times: Times, contract: Contract, steps: in
 def _innovations(timeline: Timeline, times: Times, contract: Contract) -> Panel:
     """Largest |innovation| of every channel and bin; masked channels in the colour of the reason."""
     names = [f"{o.name.replace('_', ' ')} {short}" for o in contract.observations for short in short_names(o.channels)]
-    labels = [n if len(n) <= 26 else f"{n[:12]}…{n[-13:]}" for n in _unique(names)]
+    labels = [n if len(n) <= 24 else f"{n[:10]}…{n[-13:]}" for n in _unique(names)]
     bands = [timeline.series[f"innovation.{c}"] for c in timeline.channels]
     sizes = np.array([np.fmax(np.abs(b.low), np.abs(b.high)) for b in bands])
     masked = timeline.masked.T
@@ -186,16 +188,16 @@ def _refinement(timeline: Timeline, times: Times) -> Panel:
 
 
 def _durations(timeline: Timeline, times: Times, contract: Contract) -> Panel:
+    """What the robot took at most, and what this replay takes on average."""
     shown = (
-        ("wall_us", "$faint", "$muted", "tick in this replay"),
-        ("tick_us", "$blue", "$blue", "tick on the robot"),
-        ("latency_us", "$orange", "$orange", "sensor to command"),
+        ("wall_us", timeline.series["wall_us"].mean, "tick in this replay"),
+        ("tick_us", timeline.series["tick_us"].high, "tick on the robot"),
+        ("latency_us", timeline.series["latency_us"].high, "sensor to command"),
     )
-    known = [s for s in shown if np.isfinite(timeline.series[s[0]].mean).any()]
-    highs = [1e-3 * timeline.series[name].high for name, *_ in known]
-    traces = [times.line(high, colour, text) for high, (_, colour, _, text) in zip(highs, known)]
-    title = "<b>Time taken</b>, ms   " + ", ".join(coloured(text, colour) for _, _, colour, text in known)
+    known = [(_TIMED[name], 1e-3 * values, text) for name, values, text in shown if np.isfinite(values).any()]
+    traces = [times.line(values, colour, text) for (colour, _), values, text in known]
+    title = "<b>Time taken</b>, ms   " + ", ".join(coloured(text, colour) for (_, colour), _, text in known)
     period = 1e3 / contract.rate_hz
-    most = min(float(np.nanmax(highs)) * 1.08, 3 * period)
+    most = min(1.08 * max(float(np.nanmax(values)) for _, values, _ in known), 3 * period)
     bounds = [(period, f"period {period:g} ms")] if most > 0.5 * period else []
     return Panel(title, 100, traces, {"range": [0, max(most, 1.15 * period if bounds else most)]}, bounds)

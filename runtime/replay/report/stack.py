@@ -39,12 +39,14 @@ class Times:
 
     def __init__(self, timeline: Timeline, rate_hz: float, shared: bool = True) -> None:
         """The traces refer to the axis of the figure if it is `shared`, and hold their own times otherwise."""
-        begin, end, period = timeline.begin_s, timeline.end_s, 1 / rate_hz
+        begin, period = timeline.begin_s, 1 / rate_hz
+        # A bin that holds a gap ends where its ticks would have ended without.
+        end = np.minimum(timeline.end_s, begin + (timeline.ticks * 1.5 + _PERIODS_OF_A_BREAK) * period)
         self._breaks = np.flatnonzero(begin[1:] - end[:-1] > _PERIODS_OF_A_BREAK * period) + 1
         silent = end[self._breaks - 1] + period
         self.time = plain(self._broken((begin + end) / 2, silent), 5)
         self.edges = plain(np.append(self._broken(begin, silent), end[-1:] + period), 5)
-        self.span = (float(begin[0]), float(end[-1] + period))
+        self.span = (float(begin[0]), float(timeline.end_s[-1] + period))
         self._x: Any = "$time" if shared else self.time
 
     def _broken(self, values: np.ndarray, at_breaks: Any = np.nan) -> np.ndarray:

@@ -14,7 +14,7 @@ from runtime.replay.report.figures import SERIES, comparison_figure, replay_figu
 from runtime.replay.timeline import Moment, Timeline
 from runtime.replay.verdict import (
     STATES,
-    Run,
+    Replayed,
     error_shares,
     held_share,
     masked_share,
@@ -28,7 +28,7 @@ _NOTABLE = 3.0  # standard deviations; a smaller innovation is nothing to point 
 _MEASURES = {"surprise": "surprise", "free_energy": "free energy", "error": "command error"}
 
 
-def summary_row(run: Run, view: str) -> dict[str, Any]:
+def summary_row(run: Replayed, view: str) -> dict[str, Any]:
     """One line of the summary; `view` is the identifier of its details."""
     row: dict[str, Any] = {
         "view": view,
@@ -38,87 +38,68 @@ def summary_row(run: Run, view: str) -> dict[str, Any]:
         "error": run.outcome.error,
         "state": "bad",
     }
-    result, verdict = run.result, run.verdict()
-    if result is None or verdict is None:
+    if run.failed:
         return row
+    result, timeline, verdict = run.result, run.timeline, run.verdict()
     shares = error_shares(result, run.contract)
-    row |= {
+    surprise = _peak(timeline.series["sustained_surprise"].high)
+    return row | {
         "state": verdict.state,
         "headline": verdict.headline,
         "mode": "bit for bit" if result.mode == "telemetry" and result.bit_exact else result.mode,
         "ticks": f"{result.ticks:,}",
+        "duration": _length(timeline),
         "rms": share(max(shares.values())) if shares else "–",
         "max": "–" if result.max is None else quantity(result.max, run.contract.action.unit),
+        "masked": share(float(masked_share(timeline).mean())),
         "held": share(held_share(result)),
+        "surprise": _against(surprise, surprise_bound(run.contract)),
         "speed": f"{result.realtime_factor:.0f}×",
-        "duration": "–",
-        "masked": "–",
-        "surprise": "–",
     }
-    if result.timeline is not None and len(result.timeline.ticks):
-        t = result.timeline
-        row["duration"] = duration(float(t.end_s[-1] - t.begin_s[0]))
-        row["masked"] = share(float(masked_share(t).mean()))
-        row["surprise"] = _against(_peak(t.series["sustained_surprise"].high), surprise_bound(run.contract))
-    return row
+
+
+def _length(timeline: Timeline) -> str:
+    return duration(float(timeline.end_s[-1] - timeline.begin_s[0]))
 
 
 def _against(value: float, bound: float) -> str:
     return f"{number(value)} of {number(bound)}" if math.isfinite(bound) else number(value)
 
 
-def replay_view(run: Run, view: str) -> dict[str, Any]:
+def replay_view(run: Replayed, view: str) -> dict[str, Any]:
     """Details of one replay that did not fail."""
-    result, verdict, contract = run.result, run.verdict(), run.contract
-    assert result is not None
-    assert verdict is not None
-    timeline = result.timeline
-    found: dict[str, Any] = {
+    result, timeline, verdict, contract = run.result, run.timeline, run.verdict(), run.contract
+    asked = run.outcome.job.options.refine
+    steps = contract.refinement.default_steps if asked is None else asked
+    return {
         "id": view,
         "kind": "replay",
-        "title": _subtitle(run, result),
+        "title": _subtitle(run),
         "state": verdict.state,
         "headline": verdict.headline,
         "checks": verdict.checks,
         "facts": _facts(run, result),
         "notices": result.notices,
         "joints": _joints(result, contract),
-        "joint_names": list(contract.action.joints),
+        "joint_names": contract.action.joints,
         "joint": _worst_joint(result, contract),
-        "topics": _topics(result),
         "compared": bool(result.per_joint),
-        "missing": list(result.missing),
+        "topics": _topics(result),
+        "sensors": _sensors(timeline, contract, steps),
+        "moments": _moments(timeline, contract),
+        "events": _events(timeline),
+        "event_counts": timeline.event_counts,
+        "figure": replay_figure(timeline, contract, steps),
     }
-    if timeline is not None and len(timeline.ticks):
-        steps = run.outcome.job.options.refine
-        calibrated = contract.refinement.default_steps if steps is None else steps
-        found |= {
-            "sensors": _sensors(timeline, contract, calibrated),
-            "moments": _moments(timeline, contract),
-            "events": _events(timeline),
-            "event_counts": timeline.event_counts,
-            "figure": replay_figure(timeline, contract, calibrated),
-        }
-    return found
 
 
-def _subtitle(run: Run, result: ReplayResult) -> str:
-    t = result.timeline
-    length = duration(float(t.end_s[-1] - t.begin_s[0])) if t is not None and len(t.ticks) else ""
-    mode = "recorded ticks" if result.mode == "telemetry" else "sensor topics"
-    parts = (
-        run.bag,
-        run.file.name,
-        length,
-        f"{run.contract.rate_hz:g} Hz",
-        mode,
-        f"K {run.steps}",
-        *run.outcome.job.options.faults,
-    )
-    return " · ".join(part for part in parts if part)
+def _subtitle(run: Replayed) -> str:
+    mode = "recorded ticks" if run.result.mode == "telemetry" else "sensor topics"
+    rate, faults = f"{run.contract.rate_hz:g} Hz", run.outcome.job.options.faults
+    return " · ".join((run.bag, run.file.name, _length(run.timeline), rate, mode, f"K {run.steps}", *faults))
 
 
-def _facts(run: Run, result: ReplayResult) -> list[tuple[str, str]]:
+def _facts(run: Replayed, result: ReplayResult) -> list[tuple[str, str]]:
     c, options = run.contract, run.outcome.job.options
     p = c.provenance
     mode = (
@@ -221,7 +202,7 @@ def _moments(timeline: Timeline, contract: Contract) -> list[dict[str, Any]]:
             if measure == "error"
             else f"{number(m.value)}{' nats' if measure == 'free_energy' else ''}",
             "time": round(m.time_s, 4),
-            "tick": f"{m.tick:,}" + (f" of activation {m.activation}" if m.activation else ""),
+            "tick": f"{m.activation} · {m.tick:,}" if m.activation else f"{m.tick:,}",
             "status": m.status.lower(),
             "why": _why(m, timeline, contract),
             "joint": _joint(m, contract) if measure == "error" else "",
@@ -275,37 +256,43 @@ def _sentence(subjects: list[str], text: str) -> str:
     return ": ".join(part for part in (who, text) if part)
 
 
-def comparison_view(runs: Sequence[Run], names: Sequence[str], view: str) -> dict[str, Any]:
-    """Several replays of one bag; `names` tells them apart."""
-    told = [(name, r, r.result.timeline) for name, r in zip(names, runs) if r.result and r.result.timeline is not None]
-    verdicts = [r.verdict() for _, r, _ in told]
-    joints = list(dict.fromkeys(j for _, r, _ in told for j in r.contract.action.joints))
+def comparison_view(runs: Sequence[Replayed], names: Sequence[str], view: str) -> dict[str, Any]:
+    """Several replays of one bag, none of which failed; `names` tells them apart."""
+    joints = list(dict.fromkeys(j for r in runs for j in r.contract.action.joints))
+    errors = {name: _mean_error(r) for name, r in zip(names, runs)}
+    known = [name for name in names if math.isfinite(errors[name])]
+    nearest = min(known, key=lambda name: errors[name], default="")
     return {
         "id": view,
         "kind": "comparison",
-        "title": runs[0].bag,
-        "joint": joints[0],
-        "state": max((v.state for v in verdicts if v is not None), key=STATES.index, default="good"),
-        "headline": f"{len(told)} replays side by side",
-        "names": [{"name": name, "colour": SERIES[i % len(SERIES)][1:]} for i, (name, _, _) in enumerate(told)],
-        "rows": [_compared(joint, [r for _, r, _ in told]) for joint in joints],
+        "title": f"{runs[0].bag} · "
+        + ", ".join(f"{name} {share(errors[name])}" for name in known)
+        + (" of the joints' range, rms" if known else "no recorded commands"),
+        "state": max((r.verdict().state for r in runs), key=STATES.index),
+        "headline": f"{nearest} is nearest to the recorded commands" if known else f"{len(runs)} replays side by side",
+        "names": [{"name": name, "colour": SERIES[i % len(SERIES)][1:]} for i, name in enumerate(names)],
+        "rows": [_compared(joint, runs) for joint in joints],
+        "joint": max(joints, key=lambda j: max(error_shares(r.result, r.contract).get(j, 0.0) for r in runs)),
         "joint_names": joints,
-        "figure": comparison_figure([(name, timeline, r.contract) for name, r, timeline in told]),
+        "figure": comparison_figure([(name, r.timeline, r.contract) for name, r in zip(names, runs)]),
     }
 
 
-def _compared(joint: str, runs: Sequence[Run]) -> dict[str, Any]:
+def _mean_error(run: Replayed) -> float:
+    """Over the joints, as a fraction of their ranges; NaN if there is nothing to compare."""
+    shares = error_shares(run.result, run.contract)
+    return float(np.mean(list(shares.values()))) if shares else math.nan
+
+
+def _compared(joint: str, runs: Sequence[Replayed]) -> dict[str, Any]:
     """Errors of one joint; the least of them is marked."""
-    errors = [r.result.per_joint.get(joint) if r.result else None for r in runs]
-    least = min((e["rmse"] for e in errors if e), default=0.0)
+    errors = [(r.result.per_joint.get(joint), r.contract.action.unit) for r in runs]
+    least = min((e["rmse"] for e, _ in errors if e), default=0.0)
+    nothing = {"rms": "–", "max": "–", "best": False}
     cells = [
-        {"rms": "–", "max": "–", "best": False}
+        nothing
         if e is None
-        else {
-            "rms": quantity(e["rmse"], r.contract.action.unit),
-            "max": quantity(e["max"], r.contract.action.unit),
-            "best": e["rmse"] == least,
-        }
-        for e, r in zip(errors, runs)
+        else {"rms": quantity(e["rmse"], unit), "max": quantity(e["max"], unit), "best": e["rmse"] == least}
+        for e, unit in errors
     ]
     return {"name": joint, "cells": cells}

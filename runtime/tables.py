@@ -88,7 +88,7 @@ def _comparison_row(run: dict[str, Any]) -> tuple[str, ...]:
     if run["error"]:
         return *name, steps, *("",) * 5, run["error"]
     _, _, _, _, acting, _, *sizes, surprise, _, _ = _replays_row(run)
-    masked = next(c["value"] for c in run["verdict"]["checks"] if c["name"] == "Masked readings")
+    masked = next(c["value"] for c in run["verdict"]["checks"] if c["name"] == "Masked")
     return *name, steps, acting, masked, *sizes, surprise, _verdict(run["verdict"])
 
 

@@ -206,17 +206,17 @@ class Bag:
             self._note(path, source)
 
     def definition(self, message_type: str) -> tuple[str, str] | None:
-        """Text and RIHS01 digest of a type as a ROS 2 bag holds them, None if it is unknown."""
+        """Text and RIHS01 digest of a type for ROS 2; None if neither the bag nor ROS 2 defines what the bag holds."""
         if message_type in self._definitions:
             return self._definitions[message_type]
         types = standard_types()
-        if message_type not in types.fielddefs:
+        if message_type not in types.fielddefs or (self._ros1 and not _same_in_both(message_type)):
             return None
         return types.generate_msgdef(message_type, ros_version=2)[0], types.hash_rihs01(message_type)
 
     def as_cdr(self, message_type: str, data: bytes) -> bytes | memoryview:
-        """The content of a message from `raw` as ROS 2 serialises it."""
-        return self._types.ros1_to_cdr(data, message_type) if self._ros1 else data
+        """The content of a message from `raw`, of a type that has a `definition`, as ROS 2 serialises it."""
+        return standard_types().ros1_to_cdr(data, message_type) if self._ros1 else data
 
 
 @cache
@@ -225,6 +225,12 @@ def standard_types(ros1: bool = False) -> Typestore:
     from rosbags.typesys import Stores, get_typestore
 
     return get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
+
+
+def _same_in_both(message_type: str) -> bool:
+    """Whether ROS 1 and ROS 2 define a type alike, but for the counter in the header."""
+    old, new = (standard_types(r).generate_msgdef(message_type, ros_version=1)[0] for r in (True, False))
+    return old.replace("uint32 seq\n", "") == new
 
 
 def _unpacked(data: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +75,9 @@ class _Originals:
     def copy_until(self, time_ns: int) -> None:
         while self._next is not None and self._next[2] <= time_ns:
             topic, message_type, receive_ns, data = self._next
-            self._writer.write(self._connections[topic], receive_ns, self._bag.as_cdr(message_type, data))
+            with suppress(Exception):  # of many unrelated types: a damaged message of ROS 1 is left out
+                content = self._bag.as_cdr(message_type, data)
+                self._writer.write(self._connections[topic], receive_ns, content)
             self._next = next(self._messages, None)
 
 

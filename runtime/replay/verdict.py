@@ -147,7 +147,7 @@ def _masked(timeline: Timeline) -> Check:
     part, channels = float(masked.mean()), int((masked > 0).sum())
     detail = f"{channels} of {count(len(masked), 'channel')} at some time" if channels else "every reading was believed"
     state = "good" if part <= GOOD_MASKED else "look"
-    return Check("Masked readings", state, share(part), f"✓ up to {share(GOOD_MASKED)}", detail)
+    return Check("Masked", state, share(part), f"✓ up to {share(GOOD_MASKED)}", detail)
 
 
 def _surprise(timeline: Timeline, contract: Contract) -> Check:

@@ -66,6 +66,7 @@
     }
     choose(view, view.querySelector(".joint").value);
     window_(view);
+    view.dataset.drawn = root.dataset.theme;
   }
 
   function window_(view) {

@@ -184,7 +184,8 @@ def _refinement(timeline: Timeline, times: Times) -> Panel:
         times.line(timeline.series["steps"].mean, "$blue", "made", shape="hv"),
     ]
     title = f"<b>Refinement steps</b> K   {coloured('made', '$blue')}, {coloured('allowed', '$muted')}"
-    return Panel(title, 50, traces, {"rangemode": "tozero", "tickformat": "d", "nticks": 3})
+    most = float(np.nanmax(timeline.series["refine"].high))
+    return Panel(title, 50, traces, {"rangemode": "tozero", "dtick": max(1, round(most / 2))})
 
 
 def _durations(timeline: Timeline, times: Times, contract: Contract) -> Panel:

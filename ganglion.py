@@ -472,8 +472,8 @@ class Replay(_Replaying):
         failed = sum(bool(outcome.error) for outcome in outcomes)
         if len(runs) == 1 and failed:
             raise GanglionError(outcomes[0].error)
-        several = f"{len(runs)} replays on {file.name}" + (f", {failed} failed" if failed else "")
-        title = several if len(runs) > 1 else f"{runs[0].bag} on {file.name}"
+        several = f"{len(runs)} replays on {file}" + (f", {failed} failed" if failed else "")
+        title = several if len(runs) > 1 else f"{runs[0].bag} on {file}"
         self._report(title, runs)
         results = [run.to_json() for run in runs]
         if len(runs) > 1:

@@ -86,6 +86,13 @@ def error_shares(result: ReplayResult, contract: Contract) -> dict[str, float]:
     return {joint: error["rmse"] / ranges[joint] for joint, error in result.per_joint.items()}
 
 
+def joint_units(contract: Contract) -> dict[str, str]:
+    """By joint; an action of several kinds names as many units as it has joints, parted by commas."""
+    action = contract.action
+    units = [unit.strip() for unit in action.unit.split(",")]
+    return dict(zip(action.joints, units if len(units) == len(action.joints) else [action.unit] * len(action.joints)))
+
+
 def masked_share(timeline: Timeline) -> np.ndarray:
     """(D,) fraction of all ticks in which each channel was masked."""
     total = max(int(timeline.ticks.sum()), 1)
@@ -130,7 +137,7 @@ def _command_error(result: ReplayResult, contract: Contract) -> Check:
     if not shares:
         return Check(name, "", "nothing recorded", limit, "the bag holds no commands to compare with")
     joint = max(shares, key=lambda j: shares[j])
-    size = quantity(result.per_joint[joint]["rmse"], contract.action.unit)
+    size = quantity(result.per_joint[joint]["rmse"], joint_units(contract)[joint])
     state = _graded(shares[joint], GOOD_ERROR, MOST_ERROR)
     detail = f"{joint}: rms {size}" if shares[joint] else f"{count(result.compared, 'command')} equal"
     return Check(name, state, share(shares[joint]), limit, detail)

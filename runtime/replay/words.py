@@ -21,11 +21,11 @@ def number(value: float) -> str:
 
 
 def quantity(value: float, unit: str) -> str:
-    """E.g. `1.23 mrad`."""
+    """E.g. `1.23 mrad`; without a prefix where the unit is several."""
     if not math.isfinite(value):
         return "–"
-    if not unit:
-        return number(value)
+    if not unit or "," in unit:
+        return f"{number(value)} {unit}".strip()
     for factor, prefix in _PREFIXES:
         if abs(value) >= factor * 0.9995:
             return f"{number(value / factor)} {prefix}{unit}"

@@ -59,7 +59,8 @@ def _names(runs: Sequence[Replayed]) -> list[str]:
     bundles = len({run.file for run in runs}) > 1
     sweep = len({run.outcome.job.options.refine for run in runs}) > 1
     parts = [[run.file.stem] * bundles + [f"K {run.steps}"] * (sweep or not bundles) for run in runs]
-    return [", ".join(p) for p in parts]
+    names = [", ".join(p) for p in parts]
+    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
 
 
 def _packed(text: str) -> str:

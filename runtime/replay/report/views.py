@@ -17,6 +17,7 @@ from runtime.replay.verdict import (
     Replayed,
     error_shares,
     held_share,
+    joint_units,
     masked_share,
     surprise_bound,
 )
@@ -123,14 +124,14 @@ def _facts(run: Replayed, result: ReplayResult) -> list[tuple[str, str]]:
 
 
 def _joints(result: ReplayResult, contract: Contract) -> list[dict[str, Any]]:
-    unit, shares = contract.action.unit, error_shares(result, contract)
+    units, shares = joint_units(contract), error_shares(result, contract)
     most = max(shares.values(), default=0.0)
     return [
         {
             "name": joint,
-            "range": f"{number(low)} to {number(high)} {unit}",
-            "rms": quantity(result.per_joint[joint]["rmse"], unit) if joint in shares else "–",
-            "max": quantity(result.per_joint[joint]["max"], unit) if joint in shares else "–",
+            "range": f"{number(low)} to {number(high)} {units[joint]}",
+            "rms": quantity(result.per_joint[joint]["rmse"], units[joint]) if joint in shares else "–",
+            "max": quantity(result.per_joint[joint]["max"], units[joint]) if joint in shares else "–",
             "share": share(shares[joint]) if joint in shares else "–",
             "bar": shares[joint] / most if joint in shares and most else 0.0,
         }
@@ -261,7 +262,6 @@ def comparison_view(runs: Sequence[Replayed], names: Sequence[str], view: str) -
     joints = list(dict.fromkeys(j for r in runs for j in r.contract.action.joints))
     errors = {name: _mean_error(r) for name, r in zip(names, runs)}
     known = [name for name in names if math.isfinite(errors[name])]
-    nearest = min(known, key=lambda name: errors[name], default="")
     return {
         "id": view,
         "kind": "comparison",
@@ -269,13 +269,21 @@ def comparison_view(runs: Sequence[Replayed], names: Sequence[str], view: str) -
         + ", ".join(f"{name} {share(errors[name])}" for name in known)
         + (" of the joints' range, rms" if known else "no recorded commands"),
         "state": max((r.verdict().state for r in runs), key=STATES.index),
-        "headline": f"{nearest} is nearest to the recorded commands" if known else f"{len(runs)} replays side by side",
+        "headline": _finding(errors),
         "names": [{"name": name, "colour": SERIES[i % len(SERIES)][1:]} for i, name in enumerate(names)],
         "rows": [_compared(joint, runs) for joint in joints],
         "joint": max(joints, key=lambda j: max(error_shares(r.result, r.contract).get(j, 0.0) for r in runs)),
         "joint_names": joints,
         "figure": comparison_figure([(name, r.timeline, r.contract) for name, r in zip(names, runs)]),
     }
+
+
+def _finding(errors: dict[str, float]) -> str:
+    """From the errors by the name of the replay."""
+    known = {name: error for name, error in errors.items() if math.isfinite(error)}
+    if len(set(known.values())) < 2:
+        return f"Replays side by side{', equally near to the recorded commands' if known else ''}"
+    return f"{min(known, key=lambda name: known[name])} is nearest to the recorded commands"
 
 
 def _mean_error(run: Replayed) -> float:
@@ -286,7 +294,7 @@ def _mean_error(run: Replayed) -> float:
 
 def _compared(joint: str, runs: Sequence[Replayed]) -> dict[str, Any]:
     """Errors of one joint; the least of them is marked."""
-    errors = [(r.result.per_joint.get(joint), r.contract.action.unit) for r in runs]
+    errors = [(r.result.per_joint.get(joint), joint_units(r.contract).get(joint, "")) for r in runs]
     least = min((e["rmse"] for e, _ in errors if e), default=0.0)
     nothing = {"rms": "–", "max": "–", "best": False}
     cells = [

@@ -163,6 +163,7 @@ def test_a_replay_that_failed_has_no_verdict(cartpole: Bundle) -> None:
         (quantity(0.9999, "m"), "1 m"),
         (quantity(0.0, "m"), "0 m"),
         (quantity(0.5, ""), "0.5"),
+        (quantity(0.005, "m/s, rad/s"), "0.005 m/s, rad/s"),
         (share(0.0), "0 %"),
         (share(1.0), "100 %"),
         (share(0.00001), "< 0.01 %"),

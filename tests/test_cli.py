@@ -152,8 +152,8 @@ def test_replay_writes_what_is_asked_for(run: Run, kuka_path: Path, tmp_path: Pa
     page = tmp_path / "page.html"
     code, out, _ = run("replay", bag, kuka_path, "--report", page, "--json", tmp_path / "r.json", *options)
     assert code == 0
-    assert "bad: held" in out
-    assert json.loads((tmp_path / "r.json").read_text())["verdict"]["state"] == "bad"
+    assert "look: masked 14 %" in out
+    assert json.loads((tmp_path / "r.json").read_text())["verdict"]["state"] == "look"
     assert page.read_text().startswith("<!DOCTYPE html>")
     assert all(path.stat().st_size > 1000 for path in files.values())
     done = blocked(("pyarrow",), "replay", bag, kuka_path, "--parquet", files["parquet"])

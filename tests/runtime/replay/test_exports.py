@@ -130,6 +130,17 @@ def test_several_replays_have_files_of_their_own(kuka: Bundle, bag: Path, tmp_pa
             assert {line["refine"] for line in csv.DictReader(file)} == {str(steps)}
 
 
+def test_an_interrupted_replay_leaves_no_half_written_file(kuka: Bundle, bag: Path, tmp_path: Path) -> None:
+    def interrupt(done: float, total: float) -> None:
+        raise KeyboardInterrupt
+
+    wanted = jobs([bag], ReplayOptions(), refine=(0, 1))
+    exports = Exports(tuple(wanted), tmp_path / "out" / "ticks.csv", mcap=tmp_path / "out" / "ticks.mcap")
+    with pytest.raises(KeyboardInterrupt):
+        replay_many(wanted, kuka, 2, interrupt, exports)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_made(kuka: Bundle, bag: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for writer in (csv_rows, parquet_rows):

@@ -16,7 +16,8 @@
   };
   const MARGIN_S = 1.5;  // shown on both sides of a moment
   const root = document.documentElement;
-  let figures = {}, shown = null;
+  const figures = {};  // unpacked when they are first shown
+  let shown = null;
 
   async function unpack(id) {
     const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (c) => c.charCodeAt(0));
@@ -53,7 +54,7 @@
   const plotOf = (view) => view.querySelector(".figure");
 
   async function draw(view) {
-    const figure = figures[view.id], plot = plotOf(view);
+    const figure = figures[view.id] ??= JSON.parse(await unpack(`figure-${view.id}`)), plot = plotOf(view);
     const before = plot.layout?.xaxis.range.slice();
     const { data, layout } = themed(figure);
     if (before) layout.xaxis.range = before;
@@ -142,11 +143,9 @@
     document.addEventListener("click", (event) => act(event.target));
     document.addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target.matches("tr")) act(event.target); });
     document.addEventListener("change", (event) => { if (event.target.matches(".joint")) choose(event.target.closest(".view"), event.target.value); });
-    const [code, data] = await Promise.all([unpack("plotly"), unpack("figures")]);
     const script = document.createElement("script");
-    script.textContent = code;
+    script.textContent = await unpack("plotly");
     document.head.append(script);
-    figures = JSON.parse(data);
     const [id, time] = decodeURIComponent(location.hash.slice(1)).split("@");
     const first = document.getElementById(id)?.matches(".view") ? id : document.querySelector(".view")?.id;
     if (first) await show(first);

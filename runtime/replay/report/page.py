@@ -28,7 +28,8 @@ def render(title: str, runs: Sequence[Replayed]) -> str:
 
     rows = [summary_row(run, f"r{i}") for i, run in enumerate(runs)]
     views = [*_comparisons(runs), *(replay_view(run, f"r{i}") for i, run in enumerate(runs) if not run.failed)]
-    figures = {view["id"]: view.pop("figure") for view in views}
+    for view in views:
+        view["figure"] = _packed(json.dumps(view["figure"], separators=(",", ":"), allow_nan=False))
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -40,7 +41,6 @@ def render(title: str, runs: Sequence[Replayed]) -> str:
         style=(_HERE / "page.css").read_text(),
         script=(_HERE / "page.js").read_text(),
         plotly=_packed(get_plotlyjs()),
-        figures=_packed(json.dumps(figures, separators=(",", ":"), allow_nan=False)),
     )
 
 

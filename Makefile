@@ -4,14 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-runtime lint picture clean
+.PHONY: demo test test-runtime lint browser picture clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-demo
 	$(BIN)/ganglion demo
 
 # What keeps time runs alone; the rest shares the cores.
-test: lint test-runtime
+test: lint browser test-runtime
 	$(BIN)/python -m pytest -m "not timed" --numprocesses auto --dist loadfile
 	$(BIN)/python -m pytest -m timed
 
@@ -20,6 +20,20 @@ PYENV := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.1*/bin/python)
 
 test-runtime: $(VENV)/installed-all
 	$(BIN)/tox run-parallel --parallel 2 $(if $(PYENV),--discover $(PYENV))
+
+# The report of a replay is tested in a Chromium: one that is here, or Debian's, which root alone can install.
+CHROMIUM := chromium-headless-shell chromium chromium-browser google-chrome google-chrome-stable
+APT      := DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet=2
+
+browser:
+	@for name in $(CHROMIUM); do command -v $$name && exit; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get; then \
+	  install="$(APT) install --no-install-recommends chromium-headless-shell"; \
+	  eval "$$install" || { $(APT) update && eval "$$install"; }; \
+	else \
+	  echo "notice: no Chromium is here, so the report's tests are skipped; install one," \
+	    "or let $(BIN)/playwright install chromium fetch its own"; \
+	fi
 
 lint: $(VENV)/installed-all
 	$(BIN)/ruff check .
@@ -33,6 +47,10 @@ WALK := $(BIN)/ganglion video bundles/a1_walk_hold.onnx bundles/a1_walk.onnx --f
 picture: $(VENV)/installed-all
 	$(WALK) -o docs/a1_walk.mp4
 	$(WALK) -o docs/a1_walk.gif --fps 8 --width 360
+
+# The picture of the report in docs/replay.md, from the bag of `make demo`.
+docs/report.png: runs/demo/bag $(VENV)/installed-all | browser
+	$(BIN)/python -m benchmarks.report_picture $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 10), (3, 11)) else \

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, make_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from runtime.errors import ContractError, GanglionError
 from runtime.extras import explain_missing
@@ -22,6 +24,7 @@ from runtime.files import json_text, shipped_bundle, write_bytes, write_json
 from runtime.tables import (
     Table,
     bench_table,
+    comparison_table,
     demo_table,
     difference_table,
     evaluation_table,
@@ -32,6 +35,8 @@ from runtime.tables import (
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
+    from runtime.replay.batch import Job
+    from runtime.replay.verdict import Replayed
 
 __version__ = "0.1.0"
 
@@ -467,14 +472,10 @@ class Demo:
         _finish(f"{file}: {self.output}", demo_table(result), result, self.json)
 
 
-@dataclass(frozen=True)
-class Replay:
-    """Run a bundle on bags again and compare the actions with the recorded ones."""
+@dataclass(frozen=True, kw_only=True)
+class _Replaying:
+    """What every replay of bags can be told."""
 
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="BAG… FILE")]
-    """Bags (directories, .mcap, .db3 or .bag files) or folders of bags, and at the end a bundle (.onnx)."""
-    mode: Annotated[str, tyro.conf.arg(metavar="{auto,telemetry,raw}")] = "auto"
-    """telemetry: the recorded ticks, bit for bit; raw: the sensor topics alone; auto: telemetry where it fits."""
     namespace: str = ""
     """Look only at the topics below this namespace."""
     remap: Annotated[tuple[str, ...], _comma_separated(str, "TOPIC:=NAME,…", "remaps")] = ()
@@ -492,31 +493,98 @@ class Replay:
     """Public keys, one of which must have signed the bundle; if empty, any bundle is loaded."""
     workers: int = 2
     """Processes that share the replays."""
+    report: Annotated[Path | None, tyro.conf.arg(metavar="FILE.html")] = None
+    """Also draw the replays into this file, which any browser shows."""
     json: JsonPath = None
     """Also write the result to this file."""
 
-    def run(self) -> int:
-        from runtime.replay.batch import jobs, replay_many
+    def _jobs(self, bags: Sequence[Path], mode: str) -> list[Job]:
+        from runtime.replay.batch import jobs
         from runtime.replay.options import ReplayOptions
+
+        options = ReplayOptions(mode, self.namespace, self.faults, None, self.remap, self.clock, self.align)
+        return jobs(bags, options, self.refine)
+
+    def _report(self, title: str, runs: Sequence[Replayed]) -> None:
+        if self.report is not None:
+            from runtime.replay.report.page import write_report
+
+            write_report(self.report, title, runs)
+
+
+@dataclass(frozen=True)
+class Replay(_Replaying):
+    """Run a bundle on bags again and compare the actions with the recorded ones."""
+
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="BAG… FILE")]
+    """Bags (directories, .mcap, .db3 or .bag files) or folders of bags, and at the end a bundle (.onnx)."""
+    mode: Annotated[str, tyro.conf.arg(metavar="{auto,telemetry,raw}")] = "auto"
+    """telemetry: the recorded ticks, bit for bit; raw: the sensor topics alone; auto: telemetry where it fits."""
+    csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE.csv")] = None
+    """Also write every tick as a row; of several replays, each to a file of its own beside this one."""
+    parquet: Annotated[Path | None, tyro.conf.arg(metavar="FILE.parquet")] = None
+    """The same as Parquet."""
+    mcap: Annotated[Path | None, tyro.conf.arg(metavar="FILE.mcap")] = None
+    """Also write every tick as topics below /ganglion, beside those of the bag, for Foxglove and PlotJuggler."""
+
+    def run(self) -> int:
+        from runtime.replay.batch import replay_many
+        from runtime.replay.exports import Exports
+        from runtime.replay.verdict import Replayed
 
         if len(self.paths) < 2:
             raise GanglionError("give one or more bags and then a bundle: ganglion replay BAG… FILE")
         *bags, file = self.paths
         bundle = _load(file, self.trusted_keys)
-        options = ReplayOptions(self.mode, self.namespace, self.faults, None, self.remap, self.clock, self.align)
-        wanted = jobs(bags, options, self.refine)
-        outcomes = _with_progress("bags", lambda progress: replay_many(wanted, bundle, self.workers, progress))
-        results = [outcome.to_json() for outcome in outcomes]
+        wanted = self._jobs(bags, self.mode)
+        work = Exports(tuple(wanted), self.csv, self.parquet, self.mcap)
+        outcomes = _with_progress("bags", lambda progress: replay_many(wanted, bundle, self.workers, progress, work))
+        runs = [Replayed(file, bundle.contract, outcome) for outcome in outcomes]
         failed = sum(bool(outcome.error) for outcome in outcomes)
-        if len(results) > 1:
-            title = f"{len(results)} replays on {file}" + (f", {failed} failed" if failed else "")
+        if len(runs) == 1 and failed:
+            raise GanglionError(outcomes[0].error)
+        several = f"{len(runs)} replays on {file}" + (f", {failed} failed" if failed else "")
+        title = several if len(runs) > 1 else f"{runs[0].bag} on {file}"
+        self._report(title, runs)
+        results = [run.to_json() for run in runs]
+        if len(runs) > 1:
             _finish(title, replays_table(results), {"bundle": str(file), "replays": results}, self.json)
             return 1 if failed else 0
-        if failed:
-            raise GanglionError(outcomes[0].error)
-        result = results[0]["result"]
-        _finish(f"{results[0]['bag']} on {file}", replay_table(result), result, self.json)
+        result = results[0]["result"] | {"verdict": results[0]["verdict"]}
+        _finish(title, replay_table(result), result, self.json)
         return 0
+
+
+@dataclass(frozen=True)
+class Compare(_Replaying):
+    """Run several bundles on the same bags, on their sensor topics, and put the answers side by side."""
+
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE…")]
+    """Bundles (.onnx)."""
+    bags: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="BAG…")]
+    """Bags (directories, .mcap, .db3 or .bag files) or folders of bags."""
+
+    def run(self) -> int:
+        from runtime.replay.batch import replay_many
+        from runtime.replay.verdict import Replayed
+
+        if len(self.files) < 2 or not self.bags:
+            raise GanglionError("give two or more bundles, and bags: ganglion compare FILE FILE… --bags BAG…")
+        wanted = self._jobs(self.bags, "raw")
+        runs = []
+        for file in self.files:
+            bundle = _load(file, self.trusted_keys)
+            work = partial(replay_many, wanted, bundle, self.workers)
+            runs += [Replayed(file, bundle.contract, outcome) for outcome in _with_progress(file.name, work)]
+        runs.sort(key=lambda run: wanted.index(run.outcome.job))  # what belongs together stands together
+        failed = sum(bool(run.outcome.error) for run in runs)
+        title = f"{len(self.files)} bundles on the same bags" + (f", {failed} of {len(runs)} failed" if failed else "")
+        self._report(title, runs)
+        results = [run.to_json() for run in runs]
+        _finish(
+            title, comparison_table(results), {"bundles": [str(f) for f in self.files], "replays": results}, self.json
+        )
+        return 1 if failed else 0
 
 
 COMMANDS: dict[str, type[Command]] = {
@@ -536,6 +604,7 @@ COMMANDS: dict[str, type[Command]] = {
     "preflight": Preflight,
     "demo": Demo,
     "replay": Replay,
+    "compare": Compare,
 }
 
 
@@ -584,7 +653,7 @@ def _print_table(table: Table) -> None:
     for column in table[0]:
         shown.add_column(column, overflow="fold")
     for row in table[1]:
-        shown.add_row(*row)
+        shown.add_row(*map(Text, row))  # what is in brackets is no markup
     _print(shown)
 
 

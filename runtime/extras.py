@@ -11,6 +11,7 @@ EXTRAS = {
     "export": ("onnx", "onnxscript"),
     "replay": ("rosbags", "zstandard", "lz4"),
     "sign": ("cryptography",),
+    "parquet": ("pyarrow",),
     "report": ("matplotlib", "plotly", "jinja2"),
 }
 """Modules by extra."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sysconfig
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,31 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data`, all or nothing; missing folders are made. Raises GanglionError if that fails."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new, empty file that takes the place of `path` at the end, and is deleted if what is done in between fails.
+
+    Missing folders are made. Raises GanglionError on an error of the file system.
+    """
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
             temporary = Path(file.name)
-            file.write(data)
+        yield temporary
         temporary.chmod(0o644)  # temporary files are made for their owner alone
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink()
-        raise GanglionError(f"cannot write {path}: {error.strerror}; choose another place for it") from error
+        if isinstance(error, OSError):
+            raise GanglionError(f"cannot write {path}: {error.strerror}; choose another place for it") from error
+        raise
 
 
 def shipped_bundle(name: str) -> Path:

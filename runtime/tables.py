@@ -32,7 +32,7 @@ def evaluation_table(result: dict[str, Any]) -> Table:
 
 
 def replay_table(result: dict[str, Any]) -> Table:
-    """From `runtime.replay.compare.ReplayResult.to_json`."""
+    """From `runtime.replay.compare.ReplayResult.to_json`, with the `runtime.replay.verdict.Verdict` as `verdict`."""
     error = result["action_error"]
     size = "no recorded commands" if error["rmse"] is None else f"rmse {error['rmse']:.3g}, max {error['max']:.3g}"
     statuses = ", ".join(f"{n} {s.lower()}" for s, n in result["statuses"].items())
@@ -41,6 +41,7 @@ def replay_table(result: dict[str, Any]) -> Table:
     worst = [(measure.replace("_", " "), found[0]) for measure, found in course["worst"].items() if found]
     events = ", ".join(f"{n} {kind}" for kind, n in course["event_counts"].items() if kind != "status")
     rows = [
+        ("verdict", _verdict(result["verdict"])),
         ("mode", result["mode"]),
         ("ticks", f"{result['ticks']} ({statuses}; {result['skipped']} skipped)"),
         ("actions identical", "yes" if result["bit_exact"] else "no"),
@@ -75,6 +76,28 @@ def _replays_row(outcome: dict[str, Any]) -> tuple[str, ...]:
         *sizes, f"{surprise['mean']:.3g}" if surprise else "–", f"{result['realtime_factor']:.0f} ×",
         "\n".join(result["notices"]),
     )  # fmt: skip
+
+
+def comparison_table(runs: list[dict[str, Any]]) -> Table:
+    """From `runtime.replay.verdict.Replayed.to_json`, one row for every bag, K and bundle."""
+    columns = ("bag", "bundle", "K", "acting", "masked", "rmse", "max", "surprise", "verdict")
+    return columns, [_comparison_row(run) for run in runs]
+
+
+def _comparison_row(run: dict[str, Any]) -> tuple[str, ...]:
+    name, steps = (run["bag"], run["bundle"]), "" if run["refine"] is None else str(run["refine"])
+    if run["error"]:
+        return *name, steps, *("",) * 5, run["error"]
+    _, _, _, _, acting, _, *sizes, surprise, _, _ = _replays_row(run)
+    masked = next(c["value"] for c in run["verdict"]["checks"] if c["name"] == "Masked")
+    return *name, steps, acting, masked, *sizes, surprise, _verdict(run["verdict"])
+
+
+def _verdict(verdict: dict[str, Any]) -> str:
+    """The worst state, and what is in it."""
+    state = verdict["state"]
+    named = [f"{c['name'].lower()} {c['value']}" for c in verdict["checks"] if c["state"] == state]
+    return "good" if state == "good" else f"{state}: {', '.join(named)}"
 
 
 def demo_table(result: dict[str, Any]) -> Table:

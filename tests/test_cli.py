@@ -12,6 +12,7 @@ import pytest
 import ganglion
 from runtime.contract import Contract
 from tests.runtime.replay.recording import Recording
+from tests.runtime.replay.test_raw_mode import drive, turtlebot
 from tests.tiny_bundle import tiny_contract, write_tiny_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +54,10 @@ def test_help_lists_every_command(run: Run) -> None:
     assert (code, err) == (0, "")
     named = {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
     simulated = {"tasks", "train", "export", "eval", "view", "video", "sim"}
-    assert named == simulated | {"inspect", "diff", "keygen", "sign", "bench", "run", "preflight", "demo", "replay"}
+    assert named == simulated | {"inspect", "diff", "keygen", "sign", "bench", "run", "preflight", "demo"} | {
+        "replay",
+        "compare",
+    }
     assert max(len(line) for line in out.splitlines()) <= 120
 
 
@@ -185,6 +189,50 @@ def test_replay(run: Run, kuka_path: Path, tmp_path: Path) -> None:
     assert (result["ticks"], result["bit_exact"], result["action_error"]) == (120, True, {"rmse": 0.0, "max": 0.0})
     assert result["realtime_factor"] > 0
     assert result["course"]["event_counts"]["masked"] > 0
+
+
+def test_replay_writes_what_is_asked_for(run: Run, kuka_path: Path, tmp_path: Path) -> None:
+    from runtime.bundle import Bundle
+
+    recording = Recording(Bundle.load(kuka_path))
+    recording.run(1, 60, seed=0)
+    bag = recording.write(tmp_path / "bag")
+    files = {kind: tmp_path / f"ticks.{kind}" for kind in ("csv", "parquet", "mcap")}
+    options = [text for kind, path in files.items() for text in (f"--{kind}", path)]
+    page = tmp_path / "page.html"
+    code, out, _ = run("replay", bag, kuka_path, "--report", page, "--json", tmp_path / "r.json", *options)
+    assert code == 0
+    assert "look: masked 14 %" in out
+    assert json.loads((tmp_path / "r.json").read_text())["verdict"]["state"] == "look"
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert all(path.stat().st_size > 1000 for path in files.values())
+    done = blocked(("pyarrow",), "replay", bag, kuka_path, "--parquet", files["parquet"])
+    assert done.returncode == 2
+    assert "pip install 'ganglion[parquet]'" in done.stderr
+
+
+def test_compare(run: Run, cartpole_path: Path, tmp_path: Path) -> None:
+    """Two of the same are equal; one of another robot is a row with what is wrong, and no end of the others."""
+    base = write_tiny_bundle(tmp_path / "base.onnx", "cartpole", 0.0, turtlebot())
+    bag = drive(tmp_path / "bag", seconds=1.0)
+    page, target = tmp_path / "page.html", tmp_path / "compare.json"
+    options = ("--bags", bag, "--workers", "1", "--report", page, "--json", target)
+    code, out, _ = run("compare", base, base, cartpole_path, *options)
+    assert code == 1
+    assert "3 bundles on the same bags, 1 of 3 failed" in out
+    found = json.loads(target.read_text())
+    assert found["bundles"] == [str(p) for p in (base, base, cartpole_path)]
+    first, second, other = found["replays"]
+    assert [r["bundle"] for r in found["replays"]] == found["bundles"]
+    assert first["result"]["per_joint"] == second["result"]["per_joint"] != {}
+    assert other["error"]
+    text = page.read_text()
+    assert "equally near to the recorded commands" in text
+    assert cartpole_path.name in text
+    assert "-1 to 1 rad/s" in text, "each joint has a unit of its own"
+    code, _, err = run("compare", base, "--bags", bag)
+    assert code == 2
+    assert "give two or more bundles" in err
 
 
 def test_replay_of_many_bags(run: Run, kuka_path: Path, tmp_path: Path) -> None:

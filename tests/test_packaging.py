@@ -69,6 +69,8 @@ def test_colcon_finds_its_files_in_place(source: Path, tmp_path: Path) -> None:
         "training",
         "export",
     }
+    page = packages / "runtime" / "replay" / "report"
+    assert {p.name for p in page.glob("page.*")} == {"page.css", "page.html.j2", "page.js", "page.py"}
     ask = "from runtime.files import shipped_bundle; print(shipped_bundle('kuka_reach'))"
     done = subprocess.run(
         [sys.executable, "-c", ask], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(packages)},

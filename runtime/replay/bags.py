@@ -55,6 +55,7 @@ class Bag:
         self.undecodable: dict[str, int] = {}
         """Messages per topic that could not be decoded and were left out."""
         self._remaps = remaps
+        self._definitions: dict[str, tuple[str, str]] = {}
         self._notices: dict[str, None] = {}
         self._files: list[Path] = []
         self._open: tuple[Path, Source, ExitStack] | None = None
@@ -71,7 +72,7 @@ class Bag:
         self._files, notices = list_files(self.path)
         self._notices = dict.fromkeys(notices)
         self._ros1 = kind(self._files[0]) == ".bag"
-        self._types = _standard_types(self._ros1)
+        self._types = standard_types(self._ros1)
         spans = []
         for path in self._files:
             try:
@@ -83,6 +84,7 @@ class Bag:
                 continue
             self._note(path, source)
             self.topics |= {t: k for t, k in source.topics.items() if self._name(t).startswith(self.namespace)}
+            self._definitions |= source.definitions
             if source.topics:
                 spans.append((source.start_ns, source.end_ns))
         if not spans and len(self._notices) > len(notices):
@@ -203,13 +205,32 @@ class Bag:
                     yield topic, message_type, receive_ns, _unpacked(data) if data[:4] == _PACKED else data
             self._note(path, source)
 
+    def definition(self, message_type: str) -> tuple[str, str] | None:
+        """Text and RIHS01 digest of a type for ROS 2; None if neither the bag nor ROS 2 defines what the bag holds."""
+        if message_type in self._definitions:
+            return self._definitions[message_type]
+        types = standard_types()
+        if message_type not in types.fielddefs or (self._ros1 and not _same_in_both(message_type)):
+            return None
+        return types.generate_msgdef(message_type, ros_version=2)[0], types.hash_rihs01(message_type)
+
+    def as_cdr(self, message_type: str, data: bytes) -> bytes | memoryview:
+        """The content of a message from `raw`, of a type that has a `definition`, as ROS 2 serialises it."""
+        return standard_types().ros1_to_cdr(data, message_type) if self._ros1 else data
+
 
 @cache
-def _standard_types(ros1: bool) -> Typestore:
+def standard_types(ros1: bool = False) -> Typestore:
     """The messages that come with ROS; a bag may tell nothing of its types."""
     from rosbags.typesys import Stores, get_typestore
 
     return get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
+
+
+def _same_in_both(message_type: str) -> bool:
+    """Whether ROS 1 and ROS 2 define a type alike, but for the counter in the header."""
+    old, new = (standard_types(r).generate_msgdef(message_type, ros_version=1)[0] for r in (True, False))
+    return old.replace("uint32 seq\n", "") == new
 
 
 def _unpacked(data: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -144,6 +145,7 @@ def _cause(code: int | None) -> str:
 
 def _worker(job: Job, bundle: Bundle, work: Work, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which takes half-written files away
     try:
         outcome = _attempt(job, bundle, work, pipe.send)
     except Exception as error:  # a defect of ours must not cost the other replays

@@ -28,6 +28,8 @@ class Source(Protocol):
 
     topics: dict[str, str]
     """Message type of every topic that holds messages."""
+    definitions: dict[str, tuple[str, str]]
+    """Text and digest of the message types that the file defines."""
     start_ns: int
     end_ns: int
     """Receive times of the first message, and of the last one plus 1 ns."""
@@ -70,6 +72,9 @@ class Indexed:
             self.close()
             raise ValueError("a topic has no sound name")
         self.topics = {c.topic: c.msgtype for c in self._connections}
+        self.definitions = {
+            c.msgtype: (c.msgdef.data, c.digest) for c in self._connections if c.msgdef.data and c.digest
+        }
         self.start_ns, self.end_ns = self._reader.start_time, self._reader.end_time
         self.notice = ""
         if self.topics and not 0 <= self.start_ns < self.end_ns <= _MOST_NS:
@@ -100,6 +105,7 @@ class Scan:
         """`reason` is why it has to be. Raises BagError if it holds no message and is broken."""
         self._path, self._read = path, read
         self.topics: dict[str, str] = {}
+        self.definitions: dict[str, tuple[str, str]] = {}
         self.notice = f"has no index that can be used ({reason}); it is read from its beginning" if reason else ""
         self.start_ns, self.end_ns = _MOST_NS, 0
         for topic, message_type, receive_ns, _ in self._messages():

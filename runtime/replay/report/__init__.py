@@ -1,0 +1,1 @@
+"""One HTML file that tells what replays found: a verdict, linked timelines, tables; needs no network."""

@@ -27,13 +27,10 @@ APT      := DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet=2
 
 browser:
 	@for name in $(CHROMIUM); do command -v $$name && exit; done; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get; then \
-	  install="$(APT) install --no-install-recommends chromium-headless-shell"; \
-	  eval "$$install" || { $(APT) update && eval "$$install"; }; \
-	else \
+	install="$(APT) install --no-install-recommends chromium-headless-shell"; \
+	[ "$$(id -u)" = 0 ] && command -v apt-get && { eval "$$install" || { $(APT) update && eval "$$install"; }; } || \
 	  echo "notice: no Chromium is here, so the report's tests are skipped; install one," \
-	    "or let $(BIN)/playwright install chromium fetch its own"; \
-	fi
+	    "or let $(BIN)/playwright install chromium fetch its own"
 
 lint: $(VENV)/installed-all
 	$(BIN)/ruff check .

@@ -5,7 +5,6 @@ from __future__ import annotations
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import onnxruntime as ort
@@ -69,7 +68,7 @@ class Bundle:
             )
         return Bundle(path, contract, model, provider, signed_by)
 
-    @cached_property
+    @property
     def file(self) -> ModelFile:
         """Operators, versions and metadata of the model."""
         return read_model(self.model)

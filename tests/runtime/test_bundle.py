@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,12 @@ same_files = settings(suppress_health_check=[HealthCheck.function_scoped_fixture
 def write(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
+
+
+def test_a_bundle_that_was_looked_at_still_travels_to_other_processes(kuka_path: Path) -> None:
+    bundle = Bundle.load(kuka_path)
+    assert bundle.file.operators
+    assert pickle.loads(pickle.dumps(bundle)) == bundle
 
 
 def test_load_gives_the_contract_that_was_written(kuka_path: Path) -> None:

@@ -23,7 +23,7 @@ from runtime.sample import Sample
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "bundle.md").read_text()
-BUNDLES = ("cartpole", "kuka_reach", "panda_reach", "a1_walk", "a1_stand", "a1_walk_hold")
+BUNDLES = sorted(path.stem for path in (ROOT / "bundles").glob("*.onnx"))
 PERIOD_NS = 10_000_000
 
 

@@ -22,6 +22,7 @@ from runtime.errors import ContractError, GanglionError
 from runtime.extras import explain_missing
 from runtime.files import json_text, shipped_bundle, write_bytes, write_json
 from runtime.tables import (
+    FACTS,
     Table,
     bench_table,
     comparison_table,
@@ -415,6 +416,63 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """Make a running controller hold the safe action, until 'ganglion engage'."""
+
+    ros: tyro.conf.Suppress[tuple[str, ...]] = ()
+
+    def run(self) -> None:
+        from ros_nodes.asking import stop
+
+        _print(stop(self.ros))
+
+
+@dataclass(frozen=True)
+class Engage:
+    """Let a stopped controller act again."""
+
+    ros: tyro.conf.Suppress[tuple[str, ...]] = ()
+
+    def run(self) -> None:
+        from ros_nodes.asking import engage
+
+        _print(engage(self.ros))
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Show the diagnostics of a running controller; exit code 1 if it holds or is stopped."""
+
+    ros: tyro.conf.Suppress[tuple[str, ...]] = ()
+
+    def run(self) -> int:
+        from ros_nodes.asking import newest_diagnostics
+
+        status = newest_diagnostics(self.ros)
+        _print(f"{status.name.partition(':')[0]}: {status.message}")
+        _print_table((FACTS, [(v.key, v.value) for v in status.values if v.value]))
+        return int(status.level == status.ERROR)
+
+
+@dataclass(frozen=True)
+class Record:
+    """Record topics to a bag (MCAP) until Ctrl-C; '--ros-args …' at the end goes to the node."""
+
+    topics: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[TOPIC…]")] = ()
+    """Full names of topics; all that there are if none is given."""
+    output: Annotated[Path, tyro.conf.arg(metavar="DIR", aliases=["-o"])] = Path("bag")
+    """Folder of the bag; must not exist."""
+    ros: tyro.conf.Suppress[tuple[str, ...]] = ()
+
+    def run(self) -> int:
+        from ros_nodes import recorder
+        from ros_nodes.session import arguments
+
+        own: dict[str, Any] = {"output": str(self.output)} | ({"topics": list(self.topics)} if self.topics else {})
+        return recorder.main([*arguments(own), *self.ros])
+
+
+@dataclass(frozen=True)
 class Preflight:
     """Compare a live robot with a bundle, and say what does not fit; '--ros-args …' at the end goes to the node."""
 
@@ -601,17 +659,23 @@ COMMANDS: dict[str, type[Command]] = {
     "video": Video,
     "sim": Sim,
     "run": Run,
+    "status": Diagnostics,
+    "stop": Stop,
+    "engage": Engage,
+    "record": Record,
     "preflight": Preflight,
     "demo": Demo,
     "replay": Replay,
     "compare": Compare,
 }
 
+_ON_ROS = ("sim", "run", "status", "stop", "engage", "record", "preflight")
+
 
 def _parse(name: str, arguments: list[str]) -> Command:
     if name == "train":
         return _parse_train(arguments)
-    if name in ("sim", "run", "preflight") and "--ros-args" in arguments:
+    if name in _ON_ROS and "--ros-args" in arguments:
         cut = arguments.index("--ros-args")
         return replace(_parse(name, arguments[:cut]), ros=tuple(arguments[cut:]))  # type: ignore[type-var]
     return _cli(COMMANDS[name], name, arguments)

@@ -55,6 +55,10 @@ def test_help_lists_every_command(run: Run) -> None:
     named = {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
     simulated = {"tasks", "train", "export", "eval", "view", "video", "sim"}
     assert named == simulated | {"inspect", "diff", "keygen", "sign", "bench", "run", "preflight", "demo"} | {
+        "status",
+        "stop",
+        "engage",
+        "record",
         "replay",
         "compare",
     }

@@ -736,7 +736,8 @@ def _print(what: object) -> None:
 
 def _finish(title: str, table: Table, result: object, path: Path | None) -> None:
     _print(title)
-    _print_table(table)
+    if table[1]:
+        _print_table(table)
     if path is not None:
         write_json(path, result)
 

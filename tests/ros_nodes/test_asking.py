@@ -14,6 +14,7 @@ from runtime.safety import Status
 from tests.ros_nodes.harness import FakeRobot, own_domain, run_command, start_controller
 
 
+@pytest.mark.timed
 def test_a_controller_below_a_namespace_is_asked_stopped_and_engaged(session: Session, kuka: Path) -> None:
     robot = FakeRobot(session, Bundle.load(kuka).contract, "/left/")
     start_controller(session, kuka, "/left", guard_ms=2000.0)

@@ -6,6 +6,7 @@ order, perhaps with more between. Numbers may differ, and `…` stands for anyth
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -139,6 +140,8 @@ def test_the_trainers_tutorial(tmp_path: Path) -> None:
     for module in ("torch", "onnxscript", "pybullet", "rclpy"):
         pytest.importorskip(module)
     check("trainer", tmp_path, ("runs/first/checkpoint.pt", "first.onnx", "first_int8.onnx", "first.gif", "eval.json"))
+    judged = json.loads((tmp_path / "eval.json").read_text())["results"]
+    assert min(row["success_rate"] for row in judged) >= 0.9
 
 
 @pytest.mark.timed

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from geometry_msgs.msg import Twist
 from rclpy.clock import Clock
 from rclpy.duration import Duration
 from rclpy.qos import QoSProfile
@@ -16,7 +17,7 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from ros_nodes.conversion import named_vector
-from runtime.commands import ARRAY, POINT_FIELDS
+from runtime.commands import ARRAY, POINT_FIELDS, TWIST, TWIST_AXES
 from runtime.contract import Contract
 from runtime.errors import ContractError
 
@@ -25,6 +26,7 @@ COMMAND_TYPES: dict[str, type] = {
     ARRAY: Float64MultiArray,
     "trajectory_msgs/msg/JointTrajectory": JointTrajectory,
     JOINT_STATE: JointState,
+    TWIST: Twist,
 }
 """Python class of every message type in which commands can be sent."""
 
@@ -68,6 +70,11 @@ class CommandFormat:
                 f"command_joints is {', '.join(self.order)}; expected the bundle's {len(self.joints)} joints in the "
                 f"driver's order, each once: {', '.join(self.joints)}"
             )
+        if self.message_type == TWIST and not set(self.joints) <= {*TWIST_AXES}:
+            raise ContractError(
+                f"command_type is '{TWIST}', which commands {', '.join(TWIST_AXES)}; the bundle commands "
+                f"{', '.join(self.joints)}: choose another of {', '.join(COMMAND_TYPES)}"
+            )
 
 
 class CommandMessage:
@@ -81,12 +88,15 @@ class CommandMessage:
         """
         self._index = np.array([form.joints.index(j) for j in form.order])
         self._clock: Clock | None = None
+        self._axes: tuple[str, ...] = ()
         self._message: Any
         self._values: Any  # the part of it that holds the numbers
         names = list(form.order)
         if form.message_type == ARRAY:
             self._message = self._values = named_vector(names)
             self._attribute = "data"
+        elif form.message_type == TWIST:
+            self._message, self._axes = Twist(), tuple(names)
         elif form.message_type == JOINT_STATE:
             self._message = self._values = JointState(name=names)
             self._attribute, self._clock = form.kind, clock
@@ -97,6 +107,10 @@ class CommandMessage:
 
     def fill(self, values: np.ndarray) -> Any:
         """The message with `values` (A,) in the order of `joints`; the same object every time."""
+        if self._axes:
+            for axis, value in zip(self._axes, values[self._index].tolist()):
+                setattr(self._message.linear if axis[0] == "v" else self._message.angular, axis[1], value)
+            return self._message
         setattr(self._values, self._attribute, array.array("d", values[self._index].tobytes()))
         if self._clock is not None:
             self._message.header.stamp = self._clock.now().to_msg()

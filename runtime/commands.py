@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from runtime.contract import Action
-from runtime.messages import KINDS
 
 ARRAY = "std_msgs/msg/Float64MultiArray"
 """The type whose numbers have no names of their own."""
+TWIST = "geometry_msgs/msg/Twist"
+"""The type that commands a body instead of joints."""
+TWIST_AXES = ("vx", "vy", "vz", "wx", "wy", "wz")
+"""Names of its numbers, m/s and rad/s, in the place of joints."""
 POINT_FIELDS = {"position": "positions", "velocity": "velocities", "effort": "effort"}
 """Attribute of a trajectory's point for every kind of action."""
 
@@ -35,7 +38,7 @@ def _from_trajectory(message: Any, action: Action) -> Iterable[float]:
 
 def _from_twist(message: Any, action: Action) -> Iterable[float]:
     v, w = message.linear, message.angular
-    return _by_name(KINDS["twist"].channels or (), (v.x, v.y, v.z, w.x, w.y, w.z), action)
+    return _by_name(TWIST_AXES, (v.x, v.y, v.z, w.x, w.y, w.z), action)
 
 
 def _by_name(names: Iterable[str], values: Iterable[float], action: Action) -> Iterable[float]:
@@ -47,7 +50,7 @@ _READERS: dict[str, Callable[[Any, Action], Iterable[float]]] = {
     ARRAY: _from_array,
     "trajectory_msgs/msg/JointTrajectory": _from_trajectory,
     "sensor_msgs/msg/JointState": _from_joint_state,
-    "geometry_msgs/msg/Twist": _from_twist,
+    TWIST: _from_twist,
 }
 _LARGEST = 1e9
 READABLE = tuple(_READERS)

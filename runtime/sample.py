@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
-from runtime.contract import Contract
+from runtime.contract import Layout, Observation
 
 NEVER = np.int64(-1)
 """Time stamp of a channel that has not been received."""
+
+
+class Observed(Protocol):
+    """What has observations, e.g. a contract."""
+
+    @property
+    def observations(self) -> tuple[Observation, ...]: ...
+
+    @property
+    def layout(self) -> Layout: ...
 
 
 class Sample:
@@ -16,7 +28,7 @@ class Sample:
     `values` is (D,) float64, `stamp_ns` (D,) int64 on the same monotonic clock as the tick's `now_ns`.
     """
 
-    def __init__(self, contract: Contract) -> None:
+    def __init__(self, contract: Observed) -> None:
         layout = contract.layout
         self.values = np.full(layout.size, np.nan)
         self.stamp_ns = np.full(layout.size, NEVER, dtype=np.int64)

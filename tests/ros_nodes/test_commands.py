@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ros_nodes.commands import COMMAND_TYPES, JOINT_STATE, CommandFormat, Comman
 from ros_nodes.conversion import stamp_ns
 from ros_nodes.polling import PolledSubscription
 from ros_nodes.session import CONFIGURE, Session
-from runtime.commands import ARRAY
+from runtime.commands import ARRAY, TWIST, read_command
 from runtime.errors import ContractError
 from runtime.safety import Status
 from tests.ros_nodes.harness import FakeRobot, errors, start_controller
@@ -28,6 +29,7 @@ KUKA = tiny_contract("kuka_reach")
 JOINTS = KUKA.action.joints
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 REVERSED = list(reversed(JOINTS))
+OF_JOINTS = [t for t in COMMAND_TYPES if t != TWIST]
 
 
 def _message(message_type: str, kind: str, values: list[float], order: tuple[str, ...] = ("c", "a", "b")) -> Any:
@@ -78,7 +80,19 @@ def _names_and_values(message: Any) -> tuple[list[str], list[float]]:
     return message.layout.dim[0].label.split(","), list(message.data)
 
 
-@pytest.mark.parametrize("message_type", COMMAND_TYPES)
+def test_a_twist_holds_the_commanded_axes_and_is_read_again() -> None:
+    action = replace(tiny_contract("husky_goto").action, kind="velocity", joints=("vx", "wz"))
+    message = CommandMessage(CommandFormat(TWIST, "velocity", action.joints, ("wz", "vx"), 0.02), Clock()).fill(
+        np.array([0.5, -1.5])
+    )
+    assert (message.linear.x, message.linear.y, message.linear.z) == (0.5, 0.0, 0.0)
+    assert (message.angular.x, message.angular.y, message.angular.z) == (0.0, 0.0, -1.5)
+    np.testing.assert_array_equal(read_command(message, TWIST, action), [0.5, -1.5])
+    with pytest.raises(ContractError, match="which commands vx, vy, vz, wx, wy, wz; the bundle commands a, b"):
+        CommandFormat(TWIST, "velocity", ("a", "b"), ("b", "a"), 0.02)
+
+
+@pytest.mark.parametrize("message_type", OF_JOINTS)
 def test_the_node_and_its_guard_send_the_same_kind_of_message(session: Session, kuka: Path, message_type: str) -> None:
     robot = FakeRobot(session, KUKA, command_type=message_type)
     robot.values[:7] += np.linspace(-0.3, 0.3, 7)
@@ -106,7 +120,7 @@ def test_the_node_and_its_guard_send_the_same_kind_of_message(session: Session, 
         child.kill()
 
 
-@pytest.mark.parametrize("message_type", COMMAND_TYPES)
+@pytest.mark.parametrize("message_type", OF_JOINTS)
 def test_the_simulated_robot_follows_commands_of_every_type(session: Session, kuka: Path, message_type: str) -> None:
     session.start("ros_nodes.sim_node", {"task": "kuka_reach", "command_type": message_type})
     start_controller(session, kuka, command_type=message_type, command_joints=REVERSED)

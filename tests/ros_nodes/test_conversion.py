@@ -21,7 +21,7 @@ from sim.tasks import TASKS
 def test_every_task_s_readings_survive_the_way_over_messages(task: str) -> None:
     env = make_env(task)
     observation, _ = env.reset(seed=0)
-    sample = Sample(SimpleNamespace(layout=env.layout, observations=env.task.observations))  # type: ignore[arg-type]
+    sample = Sample(SimpleNamespace(layout=env.layout, observations=env.task.observations))
     for message_type, observations in topics(env.task.observations).values():
         readings = [(o, observation[env.layout.slices[o.name]]) for o in observations]
         message = sensor_message(message_type, readings, Time(seconds=7))

@@ -29,6 +29,7 @@ from runtime.tables import (
     demo_table,
     difference_table,
     evaluation_table,
+    off_policy_table,
     preflight_table,
     replay_table,
     replays_table,
@@ -645,6 +646,69 @@ class Compare(_Replaying):
         return 1 if failed else 0
 
 
+@dataclass(frozen=True)
+class Collect:
+    """Log episodes of a bundle in simulation, with noise on its commands, for 'ganglion ope'."""
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE|RUN")]
+    """Bundle (.onnx), or the folder of a run."""
+    output: Annotated[Path, tyro.conf.arg(metavar="LOG", aliases=["-o"])]
+    """Log (.npz) to write."""
+    noise: float = 0.5
+    """Standard deviation of the noise, in the action's scale."""
+    episodes: int = 100
+    """Episodes to log."""
+    task: str = ""
+    """Task to run; the one it was trained for if empty."""
+    world: str = "nominal"
+    """World: nominal, randomised as in training, rough, hard."""
+    seed: int = 2_000_000
+    """Seed of the first episode."""
+
+    def run(self) -> None:
+        from training.off_policy.collect import collect
+
+        bundle = _load_or_draft(self.file)
+        asked = (bundle, self.noise, self.episodes, self.task, self.world, self.seed)
+        log = _with_progress("episodes", lambda progress: collect(*asked, progress))
+        log.save(self.output)
+        _print(f"{self.output}: {len(log.episode)} ticks; next: ganglion ope {self.output} FILE.onnx …")
+
+
+@dataclass(frozen=True)
+class Ope:
+    """Estimate what bundles would have earned, from logged episodes of another policy (off-policy evaluation)."""
+
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LOG… FILE…")]
+    """Logs (.npz), and the bundles (.onnx) or folders of runs to judge."""
+    gamma: float = 0.99
+    """Discount per tick."""
+    noise: float = 0.0
+    """Judge the bundles with this noise on their commands, in the action's scale: only then do importance weights and
+    doubly robust estimates exist. 0 judges them as they are, by fitted Q alone."""
+    json: JsonPath = None
+    """Also write the result to this file."""
+
+    def run(self) -> None:
+        from training.off_policy.judge import judge
+        from training.off_policy.log import join_logs, load_log
+
+        logs = [path for path in self.files if path.suffix == ".npz"]
+        judged = [path for path in self.files if path.suffix != ".npz"]
+        if not logs or not judged:
+            raise GanglionError("give at least one log (.npz) and one bundle (.onnx) or folder of a run")
+        log = join_logs([load_log(path) for path in logs])
+        bundles = {str(path): _load_or_draft(path) for path in judged}
+        result = _with_progress("policies", lambda progress: judge(log, bundles, self.gamma, self.noise, progress))
+        title = (
+            f"{result['episodes']} episodes, {result['ticks']} ticks; they earned {result['logged']:.4g}, discounted"
+        )
+        _finish(title, off_policy_table(result), result, self.json)
+        for policy in result["policies"]:
+            for warning in policy["warnings"]:
+                sys.stderr.write(f"warning: {policy['name']}: {warning}\n")
+
+
 COMMANDS: dict[str, type[Command]] = {
     "tasks": Tasks,
     "train": Train,
@@ -667,6 +731,8 @@ COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "replay": Replay,
     "compare": Compare,
+    "collect": Collect,
+    "ope": Ope,
 }
 
 _ON_ROS = ("sim", "run", "status", "stop", "engage", "record", "preflight")

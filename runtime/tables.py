@@ -31,6 +31,16 @@ def evaluation_table(result: dict[str, Any]) -> Table:
     return ("K", "world", "fault", "return (95 %)", "success", "acting", *metrics), rows
 
 
+def off_policy_table(result: dict[str, Any]) -> Table:
+    """From `training.off_policy.judge.judge`."""
+    rows: list[tuple[str, ...]] = []
+    for policy in result["policies"]:
+        for name, e in policy["estimates"].items():
+            bounds = "unknown" if e["low"] is None else f"{e['low']:.4g} to {e['high']:.4g}"
+            rows.append((policy["name"], name, f"{e['value']:.4g}", bounds, f"{e['effective']:.1f}"))
+    return ("policy", "estimator", "discounted return", "95 %", "effective episodes"), rows
+
+
 def replay_table(result: dict[str, Any]) -> Table:
     """From `runtime.replay.compare.ReplayResult.to_json`, with the `runtime.replay.verdict.Verdict` as `verdict`."""
     error = result["action_error"]

@@ -98,7 +98,9 @@ class Tasks:
 
 @dataclass(frozen=True)
 class Train:
-    """Train an agent for TASK, by default as is known to solve it; 'train --resume RUN' continues a run."""
+    """Train an agent for TASK, by default as is known to solve it, or with --from-bags DIR from recordings;
+    'train --resume RUN' continues a run.
+    """
 
     config: Any
     """training.config.TrainConfig; None to resume."""
@@ -122,14 +124,42 @@ class Train:
         _print(f"{self.output} is trained; next: ganglion export {self.output} -o FILE.onnx")
 
 
-def _parse_train(arguments: list[str]) -> Train:
+@dataclass(frozen=True)
+class TrainFromBags:
+    """Learn a world model from bags and clone the recorded commands; 'train --resume RUN' continues a run."""
+
+    options: Any
+    """training.bag_config.LearnOptions; None to resume."""
+    folder: Path
+    contract: Path
+    output: Path
+
+    def run(self) -> None:
+        from training.cloning import CloneStatus, clone, resume_cloning
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("reading", total=None)
+
+            def report(s: CloneStatus) -> None:
+                text = f"held out: prediction {s.prediction:.2f} of holding, command ± {s.command:.2f}"
+                bar.update(task, description=text, total=s.total_steps, completed=s.steps)
+
+            if self.options is None:
+                resume_cloning(self.output, report)
+            else:
+                clone(self.folder, self.contract, self.options, self.output, report)
+        _print(f"{self.output} is trained; next: ganglion export {self.output} -o FILE.onnx")
+
+
+def _parse_train(arguments: list[str]) -> Command:
     """The task comes first, because it chooses the defaults of all that follows."""
+    if arguments[:1] == ["--resume"]:
+        return _parse_resume(arguments[1:])
+    if any(a.split("=")[0] == "--from-bags" for a in arguments):
+        return _parse_from_bags(arguments)
     from training.config import TrainConfig, preset
 
-    if arguments[:1] == ["--resume"]:
-        if len(arguments) != 2:
-            raise GanglionError("give the folder of the run and nothing else: ganglion train --resume RUN")
-        return Train(None, Path(arguments[1]))
     named = bool(arguments) and not arguments[0].startswith("-")
     defaults = preset(arguments[0] if named else "kuka_reach")
     names = [f.name for f in fields(TrainConfig)]
@@ -140,6 +170,31 @@ def _parse_train(arguments: list[str]) -> Train:
     shown = settings(**{n: getattr(defaults, n) for n in names}) if named else None
     given = _cli(settings, "train", arguments, shown)
     return Train(TrainConfig(**{n: getattr(given, n) for n in names}), given.output)
+
+
+def _parse_resume(arguments: list[str]) -> Command:
+    from training.bag_config import BagConfig
+    from training.checkpoint import load_config
+
+    if len(arguments) != 1:
+        raise GanglionError("give the folder of the run and nothing else: ganglion train --resume RUN")
+    run = Path(arguments[0])
+    recorded = isinstance(load_config(run), BagConfig)
+    return TrainFromBags(None, Path(), Path(), run) if recorded else Train(None, run)
+
+
+def _parse_from_bags(arguments: list[str]) -> TrainFromBags:
+    from training.bag_config import LearnOptions
+
+    bags = Annotated[Path, tyro.conf.arg(metavar="DIR", help="Bag, or folder of bags.")]
+    contract = Annotated[Path, tyro.conf.arg(metavar="FILE", help="The robot (.yaml), see docs/from_bags.md.")]
+    folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="Folder of the run.")]
+    extra: list[Any] = [("from_bags", bags), ("contract", contract), ("output", folder, Path("runs/from_bags"))]
+    about = {"__doc__": TrainFromBags.__doc__}
+    settings = make_dataclass("FromBags", extra, bases=(LearnOptions,), frozen=True, kw_only=True, namespace=about)
+    given: Any = _cli(settings, "train", arguments)
+    options = LearnOptions(**{f.name: getattr(given, f.name) for f in fields(LearnOptions)})
+    return TrainFromBags(options, given.from_bags, given.contract, given.output)
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,18 @@ from onnx import helper
 from export.checks import calibrate_checks
 from export.gate import check_parity
 from export.graph import build_model
-from export.health import calibrate
+from export.health import NAMES, calibrate, calibrate_on
 from export.record import record_faulty
+from export.recorded import HeldOut
 from runtime.bundle import METADATA_KEY, Bundle, graph_digest
 from runtime.contract import WITHOUT_STEPS, Contract, Health, Provenance, Refinement, SensorChecks, State
 from runtime.errors import GanglionError
 from runtime.files import write_bytes
-from sim.tasks import task_class
 from training.agent.agent import Agent
 from training.agent.inference import Hold
-from training.checkpoint import load_agent, load_config
-from training.config import TrainConfig, command_line
+from training.bag_config import BagConfig
+from training.checkpoint import Config, load_agent, load_config
+from training.config import command_line
 
 _PACKAGES = ("ganglion", "torch", "onnx", "onnxruntime", "pybullet", "numpy")
 
@@ -60,7 +61,9 @@ def export(
         def drafted(agent: Agent) -> Bundle:
             return Bundle.load(write_bundle(Path(folder) / "draft.onnx", build_model(agent), contract))
 
-        if checks and not isinstance(agent.method, Hold):  # which predicts nothing that a reading could contradict
+        if isinstance(config, BagConfig):  # a recording is far too short to bound false alarms of one in a thousand
+            bundle, found = drafted(agent), SensorChecks()
+        elif checks and not isinstance(agent.method, Hold):  # which predicts nothing that a reading could contradict
             bundle, found = calibrate_checks(
                 agent, drafted, config.task, config.seed, say, workers, worlds=config.simulated_worlds()
             )
@@ -68,11 +71,18 @@ def export(
             bundle, found = drafted(agent), SensorChecks()
     say("record failing sensors")
     refine = refine_to_compare(config, contract)
-    ticks = record_faulty(bundle, config.task, config.seed, refine)
+    if isinstance(config, BagConfig):
+        ticks = HeldOut(run, config).faulty(bundle, refine)
+    else:
+        ticks = record_faulty(bundle, config.task, config.seed, refine)
     say("compare torch and onnxruntime")
     parity = check_parity(agent, bundle, ticks, refine)
     say("calibrate the health signals")
-    health = calibrate(bundle, config.task, config.seed, workers=workers, worlds=config.simulated_worlds())
+    if isinstance(config, BagConfig):
+        held_out = HeldOut(run, config)
+        health = calibrate_on(bundle, lambda k: held_out.healthy(bundle, k, NAMES))
+    else:
+        health = calibrate(bundle, config.task, config.seed, workers=workers, worlds=config.simulated_worlds())
     contract = replace(contract, checks=found, parity=parity, health=health)
     write_bundle(output, onnx.load_model_from_string(bundle.model), contract)
     return ExportReport(Bundle.load(output).contract, output.stat().st_size)
@@ -100,9 +110,9 @@ def write_bundle(path: Path, model: onnx.ModelProto, contract: Contract) -> Path
     return path
 
 
-def describe(agent: Agent, config: TrainConfig, steps: int) -> Contract:
+def describe(agent: Agent, config: Config, steps: int) -> Contract:
     """The contract of an agent, without checks, parity, health and digest."""
-    task = task_class(config.task)
+    task = config.info()
     return Contract(
         robot=task.robot.name,
         rate_hz=task.rate_hz,
@@ -126,8 +136,10 @@ def describe(agent: Agent, config: TrainConfig, steps: int) -> Contract:
     )
 
 
-def commands(config: TrainConfig) -> str:
+def commands(config: Config) -> str:
     """What trained the run, and before it the runs that it started from, as far as their folders are still there."""
+    if isinstance(config, BagConfig):
+        return config.command_line()
     own = command_line(config)
     try:
         first = commands(load_config(Path(config.start))) if config.start else ""
@@ -155,7 +167,7 @@ def refinement_of(agent: Agent) -> Refinement:
     )
 
 
-def refine_to_compare(config: TrainConfig, contract: Contract) -> tuple[int, ...]:
+def refine_to_compare(config: Config, contract: Contract) -> tuple[int, ...]:
     """K = 0, 1 and the largest that was trained, as far as the bundle allows them."""
     return tuple(sorted({min(k, contract.refinement.max_steps) for k in (0, 1, max(config.refine))}))
 

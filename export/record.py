@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -63,11 +63,16 @@ def record_episode(
     names: Sequence[str] | None = None,
 ) -> Recording:
     """One episode of `controller` in `env`; of the arrays only those in `names`, if it is given."""
+    return record_ticks(controller, episode(controller, env, seed, disturb=disturb), names)
+
+
+def record_ticks(controller: Controller, ticks: Iterable[object], names: Sequence[str] | None = None) -> Recording:
+    """What `controller` does in each of `ticks`, which run one as they are asked for; it is reset before the first."""
     inference = controller.inference
     controller.reset()
     before = _carried(inference)
     rows = []
-    for _ in episode(controller, env, seed, disturb=disturb):
+    for _ in ticks:
         row = {name: getattr(inference, name) for name in (*INPUTS, *OUTPUTS)} | before
         rows.append({name: row[name].copy() for name in (names or row)})
         before = _carried(inference)

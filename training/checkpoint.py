@@ -13,30 +13,36 @@ from runtime.contract import Layout
 from runtime.errors import ContractError, GanglionError
 from runtime.files import write_json
 from runtime.schema import from_plain, to_plain
-from sim.tasks import task_class
 from training.agent.agent import Agent
+from training.bag_config import BagConfig
 from training.config import TrainConfig
 
 CONFIG, CHECKPOINT = "config.json", "checkpoint.pt"
 
+Config = TrainConfig | BagConfig
+"""Of a run in simulation, or from bags."""
 
-def build_agent(config: TrainConfig) -> Agent:
+
+def build_agent(config: Config) -> Agent:
     """A new agent of the sizes that the run's task needs. Raises GanglionError for an unknown task."""
-    task = task_class(config.task)
-    layout = Layout(task.observations, task.action)
+    info = config.info()
+    layout = Layout(info.observations, info.action)
     return Agent(config.agent, layout.size, layout.joints)
 
 
-def save_config(run: Path, config: TrainConfig) -> None:
+def save_config(run: Path, config: Config) -> None:
     """Write the run's settings."""
     write_json(run / CONFIG, to_plain(config))
 
 
-def load_config(run: Path) -> TrainConfig:
+def load_config(run: Path) -> Config:
     """Settings of a run. Raises GanglionError if `run` is not one."""
     path = run / CONFIG
     try:
-        return from_plain(TrainConfig, json.loads(path.read_text()), str(path))
+        plain = json.loads(path.read_text())
+        if isinstance(plain, dict) and "bags" in plain:
+            return from_plain(BagConfig, plain, str(path))
+        return from_plain(TrainConfig, plain, str(path))
     except (OSError, ValueError, ContractError) as error:
         raise GanglionError(f"{run} is not a training run ({error}); make one with 'ganglion train TASK'") from error
 
@@ -74,7 +80,7 @@ def _check_archive(path: Path) -> None:
             raise ValueError("its archive unpacks to more than its own size, which no checkpoint does")
 
 
-def load_agent(run: Path) -> tuple[Agent, TrainConfig, int]:
+def load_agent(run: Path) -> tuple[Agent, Config, int]:
     """Trained agent, settings and the number of steps it was trained for. Raises GanglionError."""
     config = load_config(run)
     state = load_checkpoint(run)

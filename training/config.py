@@ -74,6 +74,10 @@ class TrainConfig:
     agent: AgentConfig = field(default_factory=AgentConfig)
     """The network."""
 
+    def info(self) -> type[TaskInfo]:
+        """What there is to know of the task. Raises GanglionError for an unknown one."""
+        return task_class(self.task)
+
     def simulated_worlds(self) -> tuple[str, ...]:
         """Names of the worlds in which the simulations run, in turn."""
         every = tuple(name for name in task_class(self.task).worlds() if name != NOMINAL)
@@ -171,13 +175,14 @@ def preset(task: str) -> TrainConfig:
 def command_line(config: TrainConfig) -> str:
     """The command that trains so: seed, steps, and every setting that is not the task's own."""
     usual = to_plain(preset(config.task)) | {"seed": None, "steps": None}
-    return " ".join(("ganglion train", config.task, *_options(to_plain(config), usual)))
+    return " ".join(("ganglion train", config.task, *changed_options(to_plain(config), usual)))
 
 
-def _options(given: dict[str, Any], usual: dict[str, Any], prefix: str = "--") -> Iterator[str]:
+def changed_options(given: dict[str, Any], usual: dict[str, Any], prefix: str = "--") -> Iterator[str]:
+    """Words of the command line for every setting that is not the `usual` one."""
     for name, value in given.items():
         option, known = prefix + name.replace("_", "-"), usual[name]
         if isinstance(value, dict) and isinstance(known, dict):
-            yield from _options(value, known, f"{option}.")
+            yield from changed_options(value, known, f"{option}.")
         elif value != known:
             yield f"{option} {' '.join(map(str, value)) if isinstance(value, list) else value}"

@@ -159,4 +159,7 @@ def train(config: TrainConfig, run: Path, report: Callable[[Status], None] | Non
 
 def resume(run: Path, report: Callable[[Status], None] | None = None) -> None:
     """Continue an interrupted run with its own settings. Raises GanglionError if it cannot be loaded."""
-    Trainer(load_config(run), run, resume=True).fit(report)
+    config = load_config(run)
+    if not isinstance(config, TrainConfig):
+        raise GanglionError(f"{run} learns from bags, not in simulation")
+    Trainer(config, run, resume=True).fit(report)

@@ -7,7 +7,8 @@ Loss per tick, in nats per channel, on every channel, also those that the agent 
     unseen         -log p(x_t | z_t) of the masked channels
     latent         -log p(z_t | z_{t-1}, a_{t-1}) where the prior precision is a learned constant
     amortization   distance of the encoder's answer from the refined one, in posterior standard deviations
-    scale          latents that no channel is tied to, pinned to zero mean and unit variance
+    scale          latents that no channel is tied to, pinned to zero mean and unit variance, unless the dynamics are
+                   fixed, so that they cannot shrink
 
 Without the last one the latent term would fall without bound as latents shrink while their precision grows. Of tied
 latents the channel fixes the scale.
@@ -49,6 +50,8 @@ class Sequences:
     """Carried state before the first tick."""
     steps: Tensor
     """Refinement steps of each sequence (S,) int64."""
+    known: Tensor | None = None
+    """(T, S, D), one where `x` is the truth; everywhere if None."""
 
     def take(self, index: Tensor) -> Sequences:
         """The sequences at `index`."""
@@ -59,6 +62,7 @@ class Sequences:
             first=self.first[:, index],
             start={name: value[index] for name, value in self.start.items()},
             steps=self.steps[index],
+            known=None if self.known is None else self.known[:, index],
         )
 
 
@@ -76,12 +80,13 @@ def filter_loss(agent: Agent, data: Sequences, beliefs: list[Belief], overshoot:
     """Terms of the loss, each averaged over ticks, sequences, and channels or latents; see the module's docstring."""
     model, method, x = agent.model, agent.method, data.x
     follows = 1.0 - data.first
+    counts = follows.unsqueeze(-1) * (torch.ones_like(x) if data.known is None else data.known)
     predicted = torch.stack([b.prediction.x for b in beliefs])
     variance = torch.stack([b.prediction.variance.expand(x.shape[1:]) for b in beliefs])
     z = torch.stack([b.z for b in beliefs])
     terms = {
-        "prediction": _average(_energy(x - predicted, variance), follows),
-        "unseen": _average((1.0 - data.mask) * _energy(*_residual(agent, data, beliefs)), follows),
+        "prediction": _average(_energy(x - predicted, variance), counts),
+        "unseen": _average((1.0 - data.mask) * _energy(*_residual(agent, data, beliefs)), counts),
     }
     if overshoot:
         terms["overshooting"] = _overshooting(agent, data, beliefs, overshoot)
@@ -96,7 +101,8 @@ def filter_loss(agent: Agent, data: Sequences, beliefs: list[Belief], overshoot:
             for b in beliefs
         ]
         terms["latent"] = (follows * torch.stack(latent)).sum() / (follows.sum().clamp(min=1.0) * model.size)
-    if not bool(model.anchored.all()):
+    fixed = not any(p.requires_grad for p in model.dynamics.parameters())
+    if not fixed and not bool(model.anchored.all()):
         terms["scale"] = scale_penalty(z.flatten(0, 1)[:, ~model.anchored])
     return terms
 
@@ -112,8 +118,8 @@ def _energy(error: Tensor, variance: Tensor) -> Tensor:
 
 
 def _average(energy: Tensor, weight: Tensor) -> Tensor:
-    """Mean of (T, S, D) over the ticks and sequences that weight (T, S) selects, and over channels."""
-    return (weight.unsqueeze(-1) * energy).sum() / (weight.sum().clamp(min=1.0) * energy.shape[-1])
+    """Mean of (T, S, D) over what weight (T, S, D) selects."""
+    return (weight * energy).sum() / weight.sum().clamp(min=1.0)
 
 
 def _variances(covariance: Tensor) -> Tensor:
@@ -145,7 +151,10 @@ def _overshooting(agent: Agent, data: Sequences, beliefs: list[Belief], depth: i
         if d == 1:
             continue
         variance = variance if carries else d * variance.detach()
-        energy = _energy(data.x[starts + d].flatten(0, 1) - x, variance).mean(-1)
+        energy = _energy(data.x[starts + d].flatten(0, 1) - x, variance)
+        if data.known is not None:
+            energy = energy * data.known[starts + d].flatten(0, 1)
+        energy = energy.mean(-1)
         total, count = total + (valid.flatten() * energy).sum(), count + valid.sum()
     return total / count.clamp(min=1.0)
 
@@ -181,14 +190,38 @@ def learning_groups(agent: Agent) -> list[dict[str, Any]]:
     ]
 
 
-class WorldModel:
+class ModelLearner:
     """Optimiser of everything but the policy and the critic."""
 
-    def __init__(self, config: TrainConfig, agent: Agent) -> None:
-        self.config, self.agent = config, agent
+    def __init__(self, agent: Agent, learning_rate: float, overshoot: int) -> None:
+        """`overshoot`: ticks over which the model also predicts without looking."""
+        self.agent, self._learning_rate, self._overshoot = agent, learning_rate, overshoot
         groups = learning_groups(agent)
         self.parameters = [p for group in groups for p in group["params"]]
-        self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate, eps=1e-5)
+        self.optimizer = torch.optim.Adam(groups, lr=learning_rate, eps=1e-5)
+
+    def slow_down(self, progress: float) -> None:
+        """Step size at `progress` in [0, 1] of the run, which decays to nearly zero."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["speed"] * self._learning_rate * max(1.0 - progress, 0.02)
+
+    def learn(self, data: Sequences) -> tuple[dict[str, float], list[Belief]]:
+        """One step on `data`; the terms of the loss, and the beliefs that it was made from."""
+        beliefs = unroll(self.agent, data)
+        terms = filter_loss(self.agent, data, beliefs, self._overshoot)
+        self.optimizer.zero_grad()
+        sum(terms.values()).backward()  # type: ignore[union-attr]
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        return {f"model/{name}": value.item() for name, value in terms.items()}, beliefs
+
+
+class WorldModel(ModelLearner):
+    """Learns from rollouts."""
+
+    def __init__(self, config: TrainConfig, agent: Agent) -> None:
+        super().__init__(agent, config.learning_rate, config.overshoot)
+        self.config = config
 
     def _minibatches(self, steps: Tensor) -> list[Tensor]:
         """One minibatch for each number of refinement steps, in random order: a short one costs little."""
@@ -197,19 +230,10 @@ class WorldModel:
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Learn from one rollout; `progress` in [0, 1] decays the step size to zero."""
-        c = self.config
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["speed"] * c.learning_rate * max(1.0 - progress, 0.02)
-        batch = sequences(rollout, c.sequence)
+        self.slow_down(progress)
+        batch = sequences(rollout, self.config.sequence)
         total: dict[str, float] = {}
-        for _ in range(c.model_epochs):
+        for _ in range(self.config.model_epochs):
             for index in self._minibatches(batch.steps):
-                data = batch.take(index)
-                terms = filter_loss(self.agent, data, unroll(self.agent, data), c.overshoot)
-                self.optimizer.zero_grad()
-                sum(terms.values()).backward()  # type: ignore[union-attr]
-                nn.utils.clip_grad_norm_(self.parameters, 1.0)
-                self.optimizer.step()
-                for name, value in terms.items():
-                    total[f"model/{name}"] = value.item()
+                total |= self.learn(batch.take(index))[0]
         return total

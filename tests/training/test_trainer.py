@@ -152,6 +152,7 @@ def test_the_command_of_a_run_names_what_is_not_usual() -> None:
         "--agent.inference.max-steps 4"
     )
     parsed = ganglion._parse_train(line.split()[2:])
+    assert isinstance(parsed, ganglion.Train)
     assert parsed.config == changed
 
 

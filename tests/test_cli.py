@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import ganglion
+from ganglion.command_line import COMMANDS
 from runtime.contract import Contract
 from tests.runtime.replay.recording import Recording
 from tests.runtime.replay.test_raw_mode import drive, turtlebot
@@ -65,7 +66,7 @@ def test_help_lists_every_command(run: Run) -> None:
     assert max(len(line) for line in out.splitlines()) <= 120
 
 
-@pytest.mark.parametrize("command", sorted(ganglion.COMMANDS))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         ganglion.main([command, "--help"])

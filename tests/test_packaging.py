@@ -63,6 +63,7 @@ def test_colcon_finds_its_files_in_place(source: Path, tmp_path: Path) -> None:
     assert (prefix / "share" / "ament_index" / "resource_index" / "packages" / "ganglion").is_file()
     (packages,) = prefix.glob("lib/python*/site-packages")
     assert {p.parent.name for p in packages.glob("*/__init__.py")} == {
+        "ganglion",
         "runtime",
         "ros_nodes",
         "sim",

@@ -70,8 +70,8 @@ def run(tutorial: list[Step], folder: Path, domain: int) -> list[tuple[int, str]
     """Exit code and output of each command in one shell with job control, up to the first that fails."""
     launcher = folder / "bin" / "ganglion"
     launcher.parent.mkdir()
-    program = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'ganglion.py'))}"
-    launcher.write_text(f'#!/bin/sh\nexec {program} "$@"\n')
+    path, program = shlex.quote(str(ROOT)), f"{shlex.quote(sys.executable)} -m ganglion"
+    launcher.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {program} "$@"\n')
     launcher.chmod(0o755)
     (folder / "bundles").symlink_to(ROOT / "bundles")
     script = "set -m\n" + "".join(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import ganglion
+from ganglion.trainer import Train, parse_train
 from runtime.errors import GanglionError
 from training.agent.config import InferenceConfig
 from training.checkpoint import load_agent, load_checkpoint, load_config
@@ -151,8 +151,8 @@ def test_the_command_of_a_run_names_what_is_not_usual() -> None:
         "ganglion train kuka_reach --seed 3 --start runs/a --steps 1500000 --refine 0 1 --agent.inference.method hold "
         "--agent.inference.max-steps 4"
     )
-    parsed = ganglion._parse_train(line.split()[2:])
-    assert isinstance(parsed, ganglion.Train)
+    parsed = parse_train(line.split()[2:])
+    assert isinstance(parsed, Train)
     assert parsed.config == changed
 
 

@@ -1,0 +1,7 @@
+"""`python -m ganglion`."""
+
+import sys
+
+from ganglion import main
+
+sys.exit(main())

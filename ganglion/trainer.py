@@ -1,0 +1,257 @@
+"""Subcommands of whoever trains policies in simulation, or from bags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ganglion.console import finish, load, load_or_draft, show, show_table, with_progress
+from ganglion.options import BundlePath, Command, JsonPath, Names, Steps, cli
+from runtime.errors import GanglionError
+from runtime.tables import evaluation_table
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """List the tasks that can be simulated and trained."""
+
+    def run(self) -> None:
+        from sim.tasks import TASKS
+
+        rows: list[tuple[str, ...]] = []
+        for name, task in sorted(TASKS.items()):
+            sensors = "\n".join(f"{o.name} {len(o.channels)} ({o.topic})" for o in task.observations)
+            action = f"{len(task.action.joints)} × {task.action.kind} ({task.action.topic})"
+            what = f"{task.summary}; {task.episode_steps / task.rate_hz:g} s"
+            drawn = ", ".join(d.name for d in task.randomisation)
+            rows.append((name, task.robot.name, what, f"{task.rate_hz:g} Hz", sensors, action, drawn))
+        show_table((("task", "robot", "what", "rate", "sensors (topic)", "action (topic)", "randomised"), rows))
+        show("Any environment of gymnasium with vectors in and out is a task too, e.g. gym:HalfCheetahBulletEnv-v0.")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent for TASK, by default as is known to solve it, or with --from-bags DIR from recordings;
+    'train --resume RUN' continues a run.
+    """
+
+    config: Any
+    """training.config.TrainConfig; None to resume."""
+    output: Path
+
+    def run(self) -> None:
+        from training.trainer import Status, resume, train
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("starting", total=None)
+
+            def report(s: Status) -> None:
+                text = f"{s.steps_per_s:.0f} steps/s, return {s.episode_return:.1f}, {s.success_rate:.0%} solved"
+                bar.update(task, description=text, completed=s.steps, total=s.total_steps)
+
+            if self.config is None:
+                resume(self.output, report)
+            else:
+                train(self.config, self.output, report)
+        show(f"{self.output} is trained; next: ganglion export {self.output} -o FILE.onnx")
+
+
+@dataclass(frozen=True)
+class TrainFromBags:
+    """Learn a world model from bags and clone the recorded commands; 'train --resume RUN' continues a run."""
+
+    options: Any
+    """training.bag_config.LearnOptions; None to resume."""
+    folder: Path
+    contract: Path
+    output: Path
+
+    def run(self) -> None:
+        from training.cloning import CloneStatus, clone, resume_cloning
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("reading", total=None)
+
+            def report(s: CloneStatus) -> None:
+                text = f"held out: prediction {s.prediction:.2f} of holding, command ± {s.command:.2f}"
+                bar.update(task, description=text, total=s.total_steps, completed=s.steps)
+
+            if self.options is None:
+                resume_cloning(self.output, report)
+            else:
+                clone(self.folder, self.contract, self.options, self.output, report)
+        show(f"{self.output} is trained; next: ganglion export {self.output} -o FILE.onnx")
+
+
+def parse_train(arguments: list[str]) -> Command:
+    """The task comes first, because it chooses the defaults of all that follows."""
+    if arguments[:1] == ["--resume"]:
+        return _parse_resume(arguments[1:])
+    if any(a.split("=")[0] == "--from-bags" for a in arguments):
+        return _parse_from_bags(arguments)
+    from training.config import TrainConfig, preset
+
+    named = bool(arguments) and not arguments[0].startswith("-")
+    defaults = preset(arguments[0] if named else "kuka_reach")
+    names = [f.name for f in fields(TrainConfig)]
+    task = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
+    folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="Folder of the run.")]
+    extra: list[Any] = [("task", task), ("output", folder, Path("runs") / defaults.task)]
+    settings = make_dataclass("Train", extra, bases=(TrainConfig,), frozen=True, namespace={"__doc__": Train.__doc__})
+    shown = settings(**{n: getattr(defaults, n) for n in names}) if named else None
+    given = cli(settings, "train", arguments, shown)
+    return Train(TrainConfig(**{n: getattr(given, n) for n in names}), given.output)
+
+
+def _parse_resume(arguments: list[str]) -> Command:
+    from training.bag_config import BagConfig
+    from training.checkpoint import load_config
+
+    if len(arguments) != 1:
+        raise GanglionError("give the folder of the run and nothing else: ganglion train --resume RUN")
+    run = Path(arguments[0])
+    recorded = isinstance(load_config(run), BagConfig)
+    return TrainFromBags(None, Path(), Path(), run) if recorded else Train(None, run)
+
+
+def _parse_from_bags(arguments: list[str]) -> TrainFromBags:
+    from training.bag_config import LearnOptions
+
+    bags = Annotated[Path, tyro.conf.arg(metavar="DIR", help="Bag, or folder of bags.")]
+    contract = Annotated[Path, tyro.conf.arg(metavar="FILE", help="The robot (.yaml), see docs/from_bags.md.")]
+    folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="Folder of the run.")]
+    extra: list[Any] = [("from_bags", bags), ("contract", contract), ("output", folder, Path("runs/from_bags"))]
+    about = {"__doc__": TrainFromBags.__doc__}
+    settings = make_dataclass("FromBags", extra, bases=(LearnOptions,), frozen=True, kw_only=True, namespace=about)
+    given: Any = cli(settings, "train", arguments)
+    options = LearnOptions(**{f.name: getattr(given, f.name) for f in fields(LearnOptions)})
+    return TrainFromBags(options, given.from_bags, given.contract, given.output)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Make a bundle of a trained run: trace, compare with torch, calibrate, write one ONNX file."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|FILE")]
+    """Folder of the run; or a bundle (.onnx), to make one of another precision, or of this contract version."""
+    output: Annotated[Path, tyro.conf.arg(metavar="FILE", aliases=["-o"])]
+    """Bundle (.onnx) to write."""
+    precision: Annotated[str, tyro.conf.arg(metavar="{fp32,fp16,int8-dynamic,int8}")] = "fp32"
+    """In which the large layers compute; refused if outputs or control in simulation suffer."""
+    workers: int = 2
+    """Processes that share the episodes of the calibrations."""
+    checks: bool = True
+    """Calibrate the checks of the sensors, which can take long; without, every reading in its range is believed."""
+    episodes: int = 100
+    """Episodes in which another precision than fp32 has to control as well as fp32."""
+
+    def run(self) -> None:
+        from export.precision import export_as
+
+        console = Console(stderr=True)
+        with console.status("export") as status:
+
+            def say(stage: str) -> None:
+                status.update(stage)
+                if not console.is_terminal:
+                    console.print(stage)
+
+            report = export_as(self.source, self.output, self.precision, say, self.workers, self.checks, self.episodes)
+        show(f"{self.output}: {report.size_bytes / 1000:.0f} kB; next: ganglion inspect {self.output}")
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Judge a bundle in simulation, nominally and with failing sensors."""
+
+    file: BundlePath
+    """Bundle (.onnx)."""
+    task: str = ""
+    """Task to run; the one it was trained for if empty."""
+    episodes: int = 100
+    """Episodes for every pair of K and fault, the same seeds in each."""
+    refine: Steps = ()
+    """Numbers of refinement steps; the bundle's default if empty."""
+    faults: Names = ("nominal",)
+    """Faults of sensors and body: nominal, or e.g. lost:joint_velocity, bias:joint_1=0.1@2-4, payload=3."""
+    worlds: Names = ("nominal",)
+    """Worlds: nominal, randomised as in training, rough, hard."""
+    seed: int = 1_000_000
+    """Seed of the first episode; training never uses seeds this high."""
+    workers: int = 1
+    """Processes that share the episodes."""
+    json: JsonPath = None
+    """Also write the result to this file."""
+
+    def run(self) -> None:
+        from sim.evaluate import evaluate
+
+        bundle = load(self.file)
+        asked = (self.task, self.episodes, self.refine, self.faults, self.worlds, self.seed, self.workers)
+        result = with_progress("episodes", lambda progress: evaluate(bundle, *asked, progress))
+        finish(f"{self.file}: {result['task']}", evaluation_table(result), result, self.json)
+
+
+@dataclass(frozen=True)
+class Video:
+    """Film bundles in simulation, side by side, with free energy and masked sensors drawn in."""
+
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE…")]
+    """Bundles (.onnx), or folders of runs."""
+    output: Annotated[Path, tyro.conf.arg(metavar="FILE", aliases=["-o"])]
+    """Video (.mp4 or .gif) to write."""
+    task: str = ""
+    """Task to run; the one that the first bundle was trained for if empty."""
+    seed: int = 1_000_000
+    """Seed of the episode."""
+    fault: str = "nominal"
+    """Fault of sensors or body, e.g. lost:joint_1@5."""
+    world: str = "nominal"
+    """World: nominal, randomised as in training, rough, hard."""
+    seconds: float = 0.0
+    """Length; the whole episode if zero."""
+    width: int = 640
+    """Pixels per bundle."""
+    fps: int = 25
+    """Pictures per second."""
+
+    def run(self) -> None:
+        from sim.video import Scene, record_video
+
+        scene = Scene(self.task, self.seed, self.fault, self.world, self.seconds, self.width, self.fps)
+        bundles = [(path.stem, load_or_draft(path)) for path in self.files]
+        with_progress("pictures", lambda progress: record_video(bundles, self.output, scene, progress))
+        show(f"{self.output} is written")
+
+
+@dataclass(frozen=True)
+class View:
+    """Watch a task or a bundle in a window; Ctrl-C ends it."""
+
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK|RUN|FILE")]
+    """Name of a task; or the folder of a run or a bundle (.onnx), in the task that it was trained for."""
+    seed: int = 0
+    """Seed of the first episode."""
+    fault: str = "nominal"
+    """Fault of sensors or body, e.g. lost:joint_1@5."""
+
+    def run(self) -> None:
+        from sim.env import make_env
+        from sim.evaluate import fault_names
+        from sim.watch import watch
+
+        path = Path(self.what)
+        bundle = load_or_draft(path) if path.suffix == ".onnx" or path.is_dir() else None
+        env = make_env(bundle.contract.provenance.task if bundle else self.what, render_mode="human")
+        try:
+            env.set_faults(fault_names(self.fault))
+            watch(env, bundle, self.seed, lambda: True)
+        finally:
+            env.close()

@@ -109,6 +109,7 @@ def test_an_mcap_holds_the_bag_and_the_policy_side_by_side(kuka: Bundle, bag: Pa
 
 
 def test_a_replay_that_fails_leaves_no_file_and_no_file_is_lost(kuka: Bundle, bag: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
     old = tmp_path / "ticks.csv"
     old.write_text("old")
     exports = Exports((), old, tmp_path / "ticks.parquet", tmp_path / "ticks.mcap")

@@ -102,7 +102,7 @@ def altered(plain: Any, path: tuple[Any, ...], how: str, leaf: Any) -> None:
             plain[f"{path[-1]}_more"] = leaf
         else:
             plain[path[-1]] = leaf
-    elif isinstance(plain, list) and path[-1] < len(plain):
+    elif isinstance(plain, list) and isinstance(path[-1], int) and path[-1] < len(plain):
         if how == "drop":
             plain.pop(path[-1])
         elif how == "add":

@@ -10,7 +10,7 @@ from rclpy.node import Node
 
 from ros_nodes.commands import COMMAND_TYPES, CommandFormat, CommandMessage, command_qos
 from ros_nodes.guarding import Guarding
-from ros_nodes.observer import Observer
+from ros_nodes.observer import UNNAMED, Observer
 from ros_nodes.sensors import Sensors
 from ros_nodes.topics import Topics, overriding
 from runtime.contract import Contract
@@ -29,6 +29,7 @@ _BRAKE_S = 0.15
 _PATIENCE_S = 1.0
 _READY_S = 5.0
 _LOOK_TICKS = 20
+_MOST_UNNAMED_LOOKS = 5
 _SMOOTH_TICKS = 3
 _FAR = 4.0  # strokes
 _GUARD_MS = 300.0
@@ -63,6 +64,7 @@ class Mover:
         self._form, self._message = form, CommandMessage(form, node.get_clock())
         self._pacer = Pacer(contract.rate_hz)
         self._ticks = 0
+        self._unnamed_looks = 0
         self._sent = np.zeros(layout.joints)
         self._around: np.ndarray | None = None
         """Readings (A,) from which none may go far; None while that is not known."""
@@ -127,6 +129,17 @@ class Mover:
     def _count(self, seconds: float) -> int:
         return max(1, round(seconds * self._contract.rate_hz))
 
+    def _look(self) -> None:
+        """Raises _Stopped if somebody else can command the robot.
+
+        Who has no name counts when seen a few times in a row: DDS forgets names, that of our guard too, for a moment.
+        """
+        others = self._observer.commanders()
+        named = [o.node for o in others if not o.node.endswith(UNNAMED)]
+        self._unnamed_looks = self._unnamed_looks + 1 if others and not named else 0
+        if named or self._unnamed_looks > _MOST_UNNAMED_LOOKS:
+            raise _Stopped(f"{(named or [o.node for o in others])[0]} can command the robot too")
+
     def _tick(self, command: np.ndarray | None) -> np.ndarray:
         """One period, at the end of which the readings are (A,). Raises _Stopped if it is not safe to go on.
 
@@ -141,8 +154,8 @@ class Mover:
                 raise _Stopped("the readings of the commanded joints do not come any more")
             self._period(command is not None)
         self._ticks += 1
-        if self._ticks % _LOOK_TICKS == 0 and (others := self._observer.commanders()):
-            raise _Stopped(f"{others[0].node} can command the robot too")
+        if self._ticks % _LOOK_TICKS == 0:
+            self._look()
         readings = self._sensors.sample.values[self._channels].copy()
         if not np.isfinite(readings).all():
             broken = [self._action.joints[i] for i in np.flatnonzero(~np.isfinite(readings))]

@@ -25,7 +25,7 @@ from runtime.preflight import CommandTopic, Endpoint, SensorTopic, Window
 _DEEP = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)
 _POLL_S = 0.005
 _ANSWER_S = 1.0
-_UNNAMED = "_NODE_NAME_UNKNOWN_"
+UNNAMED = "_NODE_NAME_UNKNOWN_"
 """What ROS calls the node of an endpoint that is discovered before its node."""
 
 
@@ -88,7 +88,7 @@ class Observer:
 
     def _complete(self) -> bool:
         ends = (*self._subscribers(), *self.commanders())
-        named = all(not e.node.endswith(_UNNAMED) for e in ends)
+        named = all(not e.node.endswith(UNNAMED) for e in ends)
         return named and bool(self._subscribers()) and all(t.publishers for t in self._topics.values())
 
     def _sensor_topic(self, name: str, received: list[tuple[Any, int]]) -> SensorTopic:
@@ -121,7 +121,7 @@ class Observer:
     def _command_topic(self, messages: int) -> CommandTopic:
         subscribers = self._subscribers()
         message_type = self._form.message_type
-        fitting = (s.node for s in subscribers if s.message_type == message_type and not s.node.endswith(_UNNAMED))
+        fitting = (s.node for s in subscribers if s.message_type == message_type and not s.node.endswith(UNNAMED))
         nodes = list(dict.fromkeys(fitting))
         values = self._ask([(node, name) for node in nodes for name in ("joints", "interface_name", "task")])
         self.simulated = bool(nodes) and all((node, "task") in values for node in nodes)

@@ -191,14 +191,14 @@ class Session:
         for child in self.children:
             child.check()
 
-    def call(self, service_type: Any, name: str, request: Any) -> Any:
-        """Call a service and return its response. Raises GanglionError if there is none."""
+    def call(self, service_type: Any, name: str, request: Any, timeout_s: float = 15.0) -> Any:
+        """Call a service and return its response. Raises GanglionError if there is none in time."""
         if name not in self._clients:
             self._clients[name] = self.node.create_client(service_type, name)
         client = self._clients[name]
         self.wait(client.service_is_ready, f"the service {name}")
         future = client.call_async(request)
-        self.wait(future.done, f"an answer of {name}")
+        self.wait(future.done, f"an answer of {name}", timeout_s)
         return future.result()
 
     def set_parameter(self, node: str, name: str, value: Any) -> None:
@@ -210,8 +210,16 @@ class Session:
             raise GanglionError(f"{node} refuses {name} = {value}: {result.reason}")
 
     def state(self, node: str) -> str:
-        """Label of the lifecycle state of `node`."""
-        return str(self.call(GetState, f"/{node}/get_state", GetState.Request()).current_state.label)
+        """Label of the lifecycle state of `node`.
+
+        Asked twice, since DDS loses an answer that is given before it knows the whole way back.
+        """
+        name = f"/{node}/get_state"
+        try:
+            response = self.call(GetState, name, GetState.Request(), timeout_s=5.0)
+        except GanglionError:
+            response = self.call(GetState, name, GetState.Request())
+        return str(response.current_state.label)
 
     def change_state(self, node: str, transition: int) -> bool:
         """Ask for a lifecycle transition; returns whether it succeeded."""

@@ -28,11 +28,13 @@ PERIOD_NS = 10_000_000
 
 
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
 def own_domain() -> int:
     """A ROS domain from 1 to 100 that no other test uses at the same time, be it another of pytest's workers."""
-    return 1 + _WORKER % 10 * 10 + (os.getpid() + next(_counter)) % 10
+    turn = (os.getpid() + next(_counter)) % max(100 // _WORKERS, 1)
+    return 1 + (turn * _WORKERS + _WORKER) % 100
 
 
 class FakeRobot:

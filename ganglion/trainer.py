@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,9 @@ from ganglion.console import finish, load, load_or_draft, show, show_table, with
 from ganglion.options import BundlePath, Command, JsonPath, Names, Steps, cli
 from runtime.errors import GanglionError
 from runtime.tables import evaluation_table
+
+Tell = Callable[[str, int, int], None]
+"""Takes what a progress bar says, the steps that are done, and all of them."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +51,17 @@ class Train:
     def run(self) -> None:
         from training.trainer import Status, resume, train
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("starting", total=None)
-
+        def learn(tell: Tell) -> None:
             def report(s: Status) -> None:
                 text = f"{s.steps_per_s:.0f} steps/s, return {s.episode_return:.1f}, {s.success_rate:.0%} solved"
-                bar.update(task, description=text, completed=s.steps, total=s.total_steps)
+                tell(text, s.steps, s.total_steps)
 
             if self.config is None:
                 resume(self.output, report)
             else:
                 train(self.config, self.output, report)
-        show(f"{self.output} is trained; next: ganglion export {self.output} -o FILE.onnx")
+
+        _learn(learn, "starting", self.output)
 
 
 @dataclass(frozen=True)
@@ -75,19 +77,26 @@ class TrainFromBags:
     def run(self) -> None:
         from training.cloning import CloneStatus, clone, resume_cloning
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("reading", total=None)
-
+        def learn(tell: Tell) -> None:
             def report(s: CloneStatus) -> None:
                 text = f"held out: prediction {s.prediction:.2f} of holding, command ± {s.command:.2f}"
-                bar.update(task, description=text, total=s.total_steps, completed=s.steps)
+                tell(text, s.steps, s.total_steps)
 
             if self.options is None:
                 resume_cloning(self.output, report)
             else:
                 clone(self.folder, self.contract, self.options, self.output, report)
-        show(f"{self.output} is trained; next: ganglion export {self.output} -o FILE.onnx")
+
+        _learn(learn, "reading", self.output)
+
+
+def _learn(learn: Callable[[Tell], None], first: str, run: Path) -> None:
+    """Do it with a progress bar, which says `first` until it is told more, and then what comes next."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(first, total=None)
+        learn(lambda text, done, total: bar.update(task, description=text, completed=done, total=total))
+    show(f"{run} is trained; next: ganglion export {run} -o FILE.onnx")
 
 
 def parse_train(arguments: list[str]) -> Command:

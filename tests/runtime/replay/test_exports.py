@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from rosbags.rosbag2 import Reader
 
 from runtime.bundle import Bundle
 from runtime.errors import BagError, GanglionError
+from runtime.replay.bags import Progress
 from runtime.replay.batch import jobs, replay_many
+from runtime.replay.compare import ReplayResult
 from runtime.replay.exports import Exports
 from runtime.replay.options import ReplayOptions
 from runtime.replay.replay import replay
@@ -131,12 +134,24 @@ def test_several_replays_have_files_of_their_own(kuka: Bundle, bag: Path, tmp_pa
             assert {line["refine"] for line in csv.DictReader(file)} == {str(steps)}
 
 
+class Stuck(Exports):
+    """Gets no farther than the first progress that it tells."""
+
+    def __call__(self, bag: Path, bundle: Bundle, options: ReplayOptions, progress: Progress) -> ReplayResult:
+        def tell(done: float, total: float) -> None:
+            progress(done, total)
+            time.sleep(60)
+
+        return super().__call__(bag, bundle, options, tell)
+
+
 def test_an_interrupted_replay_leaves_no_half_written_file(kuka: Bundle, bag: Path, tmp_path: Path) -> None:
     def interrupt(done: float, total: float) -> None:
+        assert len(list((tmp_path / "out").iterdir())) >= 2
         raise KeyboardInterrupt
 
     wanted = jobs([bag], ReplayOptions(), refine=(0, 1))
-    exports = Exports(tuple(wanted), tmp_path / "out" / "ticks.csv", mcap=tmp_path / "out" / "ticks.mcap")
+    exports = Stuck(tuple(wanted), tmp_path / "out" / "ticks.csv", mcap=tmp_path / "out" / "ticks.mcap")
     with pytest.raises(KeyboardInterrupt):
         replay_many(wanted, kuka, 2, interrupt, exports)
     assert list((tmp_path / "out").iterdir()) == []

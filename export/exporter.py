@@ -27,7 +27,7 @@ from training.agent.agent import Agent
 from training.agent.inference import Hold
 from training.bag_config import BagConfig
 from training.checkpoint import Config, load_agent, load_config
-from training.config import command_line
+from training.presets import command_line
 
 _PACKAGES = ("ganglion", "torch", "onnx", "onnxruntime", "pybullet", "numpy")
 
@@ -125,7 +125,7 @@ def describe(agent: Agent, config: Config, steps: int) -> Contract:
         health=Health(),
         provenance=Provenance(
             task=config.task,
-            algorithm=config.algorithm,
+            algorithm=config.algo,
             seed=config.seed,
             steps=steps,
             command=commands(config),

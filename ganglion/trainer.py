@@ -105,18 +105,29 @@ def parse_train(arguments: list[str]) -> Command:
         return _parse_resume(arguments[1:])
     if any(a.split("=")[0] == "--from-bags" for a in arguments):
         return _parse_from_bags(arguments)
-    from training.config import TrainConfig, preset
+    from training.config import TrainConfig
+    from training.presets import preset
 
     named = bool(arguments) and not arguments[0].startswith("-")
-    defaults = preset(arguments[0] if named else "kuka_reach")
+    defaults = preset(arguments[0] if named else "kuka_reach", _algo(arguments))
     names = [f.name for f in fields(TrainConfig)]
     task = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
     folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="Folder of the run.")]
-    extra: list[Any] = [("task", task), ("output", folder, Path("runs") / defaults.task)]
+    own: Any = Annotated[type(defaults.options), tyro.conf.arg(name="")]
+    first = Path("runs") / defaults.task
+    extra: list[Any] = [("task", task), ("options", own, defaults.options), ("output", folder, first)]
     settings = make_dataclass("Train", extra, bases=(TrainConfig,), frozen=True, namespace={"__doc__": Train.__doc__})
     shown = settings(**{n: getattr(defaults, n) for n in names}) if named else None
     given = cli(settings, "train", arguments, shown)
     return Train(TrainConfig(**{n: getattr(given, n) for n in names}), given.output)
+
+
+def _algo(arguments: list[str]) -> str:
+    """What follows --algo, which chooses the settings that there are."""
+    for here, following in zip(arguments, [*arguments[1:], ""]):
+        if here == "--algo" or here.startswith("--algo="):
+            return following if here == "--algo" else here.partition("=")[2]
+    return "ppo"
 
 
 def _parse_resume(arguments: list[str]) -> Command:

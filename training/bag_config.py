@@ -56,7 +56,7 @@ class BagConfig:
     options: LearnOptions
 
     @property
-    def algorithm(self) -> str:
+    def algo(self) -> str:
         """For the bundle's provenance."""
         return "cloning"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from runtime.errors import ContractError, GanglionError
 from runtime.files import write_json
 from runtime.schema import from_plain, to_plain
 from training.agent.agent import Agent
+from training.algorithms import algorithm_class
 from training.bag_config import BagConfig
 from training.config import TrainConfig
 
@@ -42,9 +44,19 @@ def load_config(run: Path) -> Config:
         plain = json.loads(path.read_text())
         if isinstance(plain, dict) and "bags" in plain:
             return from_plain(BagConfig, plain, str(path))
-        return from_plain(TrainConfig, plain, str(path))
-    except (OSError, ValueError, ContractError) as error:
+        return _train_config(plain, str(path))
+    except (OSError, ValueError, GanglionError) as error:
         raise GanglionError(f"{run} is not a training run ({error}); make one with 'ganglion train TASK'") from error
+
+
+def _train_config(plain: Any, where: str) -> TrainConfig:
+    """The class of the options depends on the algorithm."""
+    if not isinstance(plain, dict) or not isinstance(plain.get("algo"), str):
+        raise ContractError(f"{where}: expected an object with the name of an algorithm under 'algo'")
+    known = algorithm_class(plain["algo"]).options_class
+    options = from_plain(known, plain.get("options", {}), f"{where}.options")
+    rest = {name: value for name, value in plain.items() if name != "options"}
+    return replace(from_plain(TrainConfig, rest, where), options=options)
 
 
 def save_checkpoint(run: Path, state: dict[str, Any]) -> None:

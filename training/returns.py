@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 
-def gae(reward: Tensor, value: Tensor, done: Tensor, last_value: Tensor, gamma: float, lam: float) -> Tensor:
-    """Generalised advantage estimate A_t = sum_l (gamma lam)^l delta_{t+l}, delta = r + gamma (1 - d) V' - V.
+def gae(
+    reward: Tensor, value: Tensor, following: Tensor, terminated: Tensor, done: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """Generalised advantage estimate A_t = sum_l (gamma lam)^l delta_{t+l}, delta = r + gamma (1 - terminated) V' - V.
 
-    reward, value, done are (T, N), last_value (N,) is the value after the last tick. `done` cuts the sum; a time limit
-    is handled by adding gamma V(final state) to the reward of its tick beforehand.
+    All are (T, N). `following` is V', the value of the state that the tick led to: where a time limit cut an episode,
+    that of its final state. `done` cuts the sum, `terminated` also the bootstrap.
     """
-    advantage = torch.zeros_like(reward)
-    running = torch.zeros_like(last_value)
-    following = last_value
-    for t in range(len(reward) - 1, -1, -1):
-        alive = 1.0 - done[t]
-        delta = reward[t] + gamma * alive * following - value[t]
-        running = delta + gamma * lam * alive * running
+    delta = reward + gamma * (1.0 - terminated) * following - value
+    keep = gamma * lam * (1.0 - done)
+    advantage = torch.empty_like(delta)
+    running = torch.zeros_like(delta[0])
+    for t in range(len(delta) - 1, -1, -1):
+        running = delta[t] + keep[t] * running
         advantage[t] = running
-        following = value[t]
     return advantage

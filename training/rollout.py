@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from runtime.errors import GanglionError
 from sim.tasks import task_class
 from sim.vector import VectorEnv
 from training.agent.agent import Agent, State
+from training.agent.situation import Situation, stack
 from training.augment import SensorDropout
 from training.config import TrainConfig
 
@@ -22,31 +24,34 @@ from training.config import TrainConfig
 class Rollout:
     """T ticks of N environments; every tensor is (T, N, ...) float32 unless said otherwise."""
 
-    x: Tensor
-    """Normalised observation without failures (T, N, D)."""
     mask: Tensor
     """(T, N, D), one where the agent saw the channel."""
     previous_action: Tensor
     """Normalised action executed one tick before (T, N, A)."""
     first: Tensor
     """(T, N), one at the first tick of an episode."""
-    z: Tensor
-    """Belief (T, N, Z)."""
     starts: list[State]
     """Carried state before the first tick of every sequence."""
     steps: Tensor
     """Refinement steps of each environment (N,) int64."""
+    now: Situation
+    """What the policy and the critic read of every tick."""
+    after: Situation
+    """The same of the tick that followed; where a time limit cut the episode, of its final state. Where the episode
+    truly ended it means nothing."""
     action: Tensor
-    """Sampled normalised action (T, N, A)."""
-    log_prob: Tensor
-    value: Tensor
+    """Sampled action (T, N, A), or (T, N) int64 where actions are choices."""
     reward: Tensor
-    """Scaled; the discounted value of the final state is added where a time limit cut the episode."""
+    """(T, N), times 1 - gamma, so that values are of the size of rewards."""
+    terminated: Tensor
+    """(T, N), one where the episode truly ended."""
     done: Tensor
-    last_value: Tensor
-    """(N,)."""
-    gait: Tensor | None = None
-    """State of the gait (T, N, S), where there is one."""
+    """(T, N), one where it ended, also by a time limit."""
+
+    @property
+    def x(self) -> Tensor:
+        """Normalised observation without failures (T, N, D)."""
+        return self.now.x
 
 
 class Collector:
@@ -76,43 +81,41 @@ class Collector:
         return torch.as_tensor((observation - self._layout.mean) / self._layout.scale, dtype=torch.float32)
 
     @torch.no_grad()
-    def collect(self) -> Rollout:
-        """`horizon` ticks of every environment."""
+    def collect(self, explore: Callable[[Situation], Tensor]) -> Rollout:
+        """`horizon` ticks of every environment, each with the action that `explore` gives for its situation.
+
+        Raises GanglionError if an action is not finite.
+        """
         c, agent = self.config, self.agent
         steps = torch.as_tensor(self._rng.choice(c.refine, c.num_envs))
         starts: list[State] = []
-        gaits: list[Tensor | None] = []
+        situations: list[Situation] = []
+        finals: list[tuple[int, Tensor, Situation]] = []
         rows: dict[str, list[Tensor]] = {
-            k: []
-            for k in ("x", "mask", "previous_action", "first", "z", "action", "log_prob", "value", "reward", "done")
+            k: [] for k in ("mask", "previous_action", "first", "action", "reward", "terminated", "done")
         }
         for tick in range(c.horizon):
             if tick % c.sequence == 0:
                 starts.append(self._state)
             mask = torch.as_tensor(self._dropout.step())
             belief = agent.infer(self._x, mask, self._previous, self._state, steps)
-            gait = belief.state.get("gait")
-            distribution = agent.distribution(belief.z, gait)
-            action = distribution.sample()
-            if not torch.isfinite(action).all():
+            situation = Situation(belief.z, self._x, belief.state.get("gait"))
+            action = explore(situation)
+            command = agent.command(action)
+            if not torch.isfinite(command).all():
                 raise GanglionError("training diverged: the policy's action is not finite; resume with smaller steps")
-            value = agent.value(belief.z, self._x, gait)
-            gaits.append(gait)
-            rows["x"].append(self._x)
+            situations.append(situation)
             rows["mask"].append(mask)
             rows["previous_action"].append(self._previous)
             rows["first"].append(self._first)
-            rows["z"].append(belief.z)
             rows["action"].append(action)
-            rows["log_prob"].append(distribution.log_prob(action).sum(-1))
-            rows["value"].append(value)
-            observation, reward, terminated, truncated, info = self.env.step(action.numpy())
+            observation, reward, terminated, truncated, info = self.env.step(command.numpy())
             self._x = self._normalise(observation)
             executed = torch.as_tensor(info["executed"].copy())
-            scaled = torch.as_tensor(reward * (1 - c.gamma), dtype=torch.float32)
             cut = truncated & ~terminated
             if cut.any():
-                scaled += self._bootstrap(cut, info["final_obs"], belief.state, executed, steps)
+                where = torch.as_tensor(cut).nonzero().squeeze(1)
+                finals.append((tick, where, self._final(where, info["final_obs"], belief.state, executed, steps)))
             done = terminated | truncated
             self._record_episodes(reward, done, info["success"])
             if done.any():
@@ -121,26 +124,25 @@ class Collector:
             self._state = agent.restarted(belief.state, 1.0 - alive)
             self._previous = executed * alive[:, None]
             self._first = 1.0 - alive
-            rows["reward"].append(scaled)
+            rows["reward"].append(torch.as_tensor(reward * (1 - c.gamma), dtype=torch.float32))
+            rows["terminated"].append(torch.as_tensor(terminated, dtype=torch.float32))
             rows["done"].append(self._first)
         mask = torch.as_tensor(self._dropout.step())
         belief = agent.infer(self._x, mask, self._previous, self._state, steps)
-        last_value = agent.value(belief.z, self._x, belief.state.get("gait"))
+        after = stack([*situations[1:], Situation(belief.z, self._x, belief.state.get("gait"))])
+        for tick, where, final in finals:
+            for part, value in zip(after, final):
+                if part is not None and value is not None:
+                    part[tick, where] = value
         stacked = {name: torch.stack(values) for name, values in rows.items()}
-        known = [g for g in gaits if g is not None]
-        return Rollout(
-            gait=torch.stack(known) if known else None, starts=starts, steps=steps, last_value=last_value, **stacked
-        )
+        return Rollout(starts=starts, steps=steps, now=stack(situations), after=after, **stacked)
 
-    def _bootstrap(self, cut: np.ndarray, final: np.ndarray, state: State, executed: Tensor, steps: Tensor) -> Tensor:
-        """Discounted value of the final state where a time limit cut the episode, zero elsewhere; (N,)."""
-        x = self._normalise(final[cut])
-        where = torch.as_tensor(cut)
+    def _final(self, where: Tensor, final: np.ndarray, state: State, executed: Tensor, steps: Tensor) -> Situation:
+        """Of the environments `where`, whose episodes a time limit cut at the observation `final`."""
+        x = self._normalise(final)[where]
         before = {name: value[where] for name, value in state.items()}
         belief = self.agent.infer(x, torch.ones_like(x), executed[where], before, steps[where])
-        result = torch.zeros(len(cut))
-        result[where] = self.config.gamma * self.agent.value(belief.z, x, belief.state.get("gait"))
-        return result
+        return Situation(belief.z, x, belief.state.get("gait"))
 
     def _record_episodes(self, reward: np.ndarray, done: np.ndarray, success: np.ndarray) -> None:
         self._return += reward

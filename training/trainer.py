@@ -14,11 +14,10 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from runtime.errors import GanglionError
-from training.algorithms.ppo import PPO
+from training.algorithms import algorithm_class
 from training.checkpoint import build_agent, load_agent, load_checkpoint, load_config, save_checkpoint, save_config
 from training.config import TrainConfig
 from training.rollout import Collector
-from training.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class Trainer:
     """One run. `save` and `load` carry everything but the simulations, which begin new episodes on resume."""
 
     def __init__(self, config: TrainConfig, run: Path, resume: bool) -> None:
-        if config.algorithm != "ppo":
-            raise GanglionError(f"there is no algorithm '{config.algorithm}'; expected ppo")
+        kind = algorithm_class(config.algo)
         if config.horizon % config.sequence:
             raise GanglionError(f"horizon {config.horizon} must be a multiple of sequence {config.sequence}")
         if config.overshoot >= config.sequence:
@@ -50,8 +48,8 @@ class Trainer:
         torch.set_num_threads(1)  # the matrices are small, and the simulations need the other cores
         self.config, self.run = config, run
         self.agent = build_agent(config)
-        self.world_model = WorldModel(config, self.agent)
-        self.policy = PPO(config, self.agent)
+        self.algorithm = kind(config, self.agent)
+        self.world_model = self.algorithm.world_model
         self.steps = 0
         if resume:
             self._load(load_checkpoint(run))
@@ -63,7 +61,7 @@ class Trainer:
     def _load(self, state: dict[str, Any]) -> None:
         self.agent.load_state_dict(state["agent"])
         self.world_model.optimizer.load_state_dict(state["world_model"])
-        self.policy.optimizer.load_state_dict(state["policy"])
+        self.algorithm.restore(state["algorithm"])
         self.steps = int(state["steps"])
         torch.manual_seed(self.config.seed + self.steps)
 
@@ -91,7 +89,7 @@ class Trainer:
             {
                 "agent": self.agent.state_dict(),
                 "world_model": self.world_model.optimizer.state_dict(),
-                "policy": self.policy.optimizer.state_dict(),
+                "algorithm": self.algorithm.state(),
                 "steps": self.steps,
             },
         )
@@ -134,18 +132,18 @@ class Trainer:
 
     def _update(self, collector: Collector) -> dict[str, float]:
         config = self.config
-        rollout = collector.collect()
+        rollout = collector.collect(self.algorithm.explore)
         self.steps += config.num_envs * config.horizon
         logs: dict[str, float] = {}
         if self.steps > config.model_only_steps:  # before the model moves what the policy reads
-            logs |= self.policy.update(rollout)
+            logs |= self.algorithm.update(rollout)
             self._bound_noise(self.steps / config.steps)
         logs |= self.world_model.update(rollout, self.steps / config.steps)
         bad = [name for name, value in logs.items() if not math.isfinite(value)]
         if bad:
             raise GanglionError(
                 f"training diverged at step {self.steps}: {', '.join(bad)} is not finite; "
-                f"resume from the last checkpoint with a smaller --learning-rate (now {config.learning_rate:g})"
+                "resume from the last checkpoint with smaller learning rates"
             )
         return logs
 

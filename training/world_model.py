@@ -220,7 +220,7 @@ class WorldModel(ModelLearner):
     """Learns from rollouts."""
 
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
-        super().__init__(agent, config.learning_rate, config.overshoot)
+        super().__init__(agent, config.model_learning_rate, config.overshoot)
         self.config = config
 
     def _minibatches(self, steps: Tensor) -> list[Tensor]:

@@ -7,6 +7,7 @@ from sim.tasks.a1_stand import A1Stand
 from sim.tasks.a1_walk import A1Walk
 from sim.tasks.base import NOMINAL, Outcome, Task, TaskInfo
 from sim.tasks.cartpole import CartPole
+from sim.tasks.cartpole_push import CartPolePush
 from sim.tasks.cartpole_swingup import CartPoleSwingup
 from sim.tasks.husky_goto import HuskyGoto
 from sim.tasks.kuka_reach import KukaReach
@@ -15,7 +16,7 @@ from sim.tasks.panda_reach import PandaReach
 
 TASKS: dict[str, type[Task]] = {
     task.name: task
-    for task in (CartPole, CartPoleSwingup, KukaReach, PandaReach, PandaPush, A1Stand, A1Walk, HuskyGoto)
+    for task in (CartPole, CartPolePush, CartPoleSwingup, KukaReach, PandaReach, PandaPush, A1Stand, A1Walk, HuskyGoto)
 }
 """Every task by its name."""
 

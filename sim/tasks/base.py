@@ -40,6 +40,8 @@ class TaskInfo:
     episode_steps: ClassVar[int]
     observations: ClassVar[tuple[Observation, ...]]
     action: ClassVar[Action]
+    choices: ClassVar[tuple[tuple[float, ...], ...]] = ()
+    """Normalised actions (A,) among which an agent chooses; none if the action is continuous."""
     randomisation: ClassVar[tuple[Draw, ...]] = ()
     """What differs from episode to episode while training."""
     hard: ClassVar[tuple[Draw, ...]] = ()

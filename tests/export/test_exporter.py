@@ -20,7 +20,7 @@ from runtime.sensing import Reason
 from sim.tasks import TASKS
 from training.agent.sensors import OFF
 from training.checkpoint import build_agent, load_agent, save_config
-from training.config import command_line, preset
+from training.presets import command_line, preset
 from training.trainer import train
 
 SMALL = replace(preset("cartpole"), steps=256, num_envs=4, horizon=32, sequence=16, model_only_steps=100)

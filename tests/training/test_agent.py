@@ -9,6 +9,7 @@ from torch import Tensor
 from tests.training.models import GRAPHS, KALMAN, METHODS, A, D, draw, make_agent, tied_agent
 from training.agent.agent import Agent, Belief, State
 from training.agent.config import AgentConfig
+from training.agent.distributions import Gaussian
 from training.agent.networks import SkipMLP
 
 B = 50
@@ -165,8 +166,9 @@ def test_the_policy_reads_its_node_and_the_channels_that_it_explains() -> None:
     torch.testing.assert_close(agent.act(z), agent.policy(torch.cat((z[:, own], explained), -1)))
     assert torch.equal(agent.act(z), agent.act(elsewhere))
     distribution = agent.distribution(z)
+    assert isinstance(distribution, Gaussian)
     assert distribution.mean.shape == (B, A)
-    assert torch.equal(distribution.stddev[0], agent.log_std.exp())
+    assert torch.equal(distribution.std[0], agent.log_std.exp())
     assert agent.value(z, torch.randn(B, D).double()).shape == (B,)
 
 

@@ -15,7 +15,7 @@ from sim.simulation import Simulation
 from sim.tasks import TASKS
 from training.agent.gait import FEATURES, Trot, TrotConfig
 from training.checkpoint import build_agent
-from training.config import preset, trot
+from training.presets import preset, trot
 
 TASK = TASKS["a1_walk"]
 CONFIG = trot(TASK, Layout(TASK.observations, TASK.action))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from runtime.errors import GanglionError
 from training.checkpoint import CHECKPOINT, load_agent, load_checkpoint, save_checkpoint, save_config
-from training.config import preset
+from training.presets import preset
 
 same_files = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -11,8 +11,8 @@ from runtime.contract import Node
 from runtime.errors import GanglionError
 from training.agent.agent import Agent
 from training.agent.config import AgentConfig, Motion
-from training.config import preset
 from training.kinematics import joint_kinematics
+from training.presets import preset
 
 
 def test_every_joint_with_both_sensors_is_found_once() -> None:

@@ -23,6 +23,7 @@ from tests.training.models import (
 from training.agent.agent import Agent
 from training.agent.config import InferenceConfig
 from training.agent.networks import SkipMLP
+from training.agent.situation import Situation
 from training.algorithms.ppo import clipped_objective
 from training.config import TrainConfig
 from training.returns import gae
@@ -44,7 +45,9 @@ def test_gae_by_hand() -> None:
     def column(*values: float) -> torch.Tensor:
         return torch.tensor(values).reshape(-1, 1)
 
-    advantage = gae(column(1.0, 2.0, 3.0), column(1.0, 2.0, 4.0), column(0.0, 1.0, 0.0), torch.tensor([8.0]), 0.5, 0.5)
+    ends = column(0.0, 1.0, 0.0)
+    following = column(2.0, 100.0, 8.0)  # what follows an end counts for nothing
+    advantage = gae(column(1.0, 2.0, 3.0), column(1.0, 2.0, 4.0), following, ends, ends, 0.5, 0.5)
     assert advantage.flatten().tolist() == pytest.approx([1.0 + 0.25 * 0.0, 0.0, 3.0])
 
 
@@ -52,14 +55,23 @@ def test_gae_limits() -> None:
     """lambda = 0 gives delta, lambda = 1 gives the discounted return minus the value."""
     torch.manual_seed(0)
     reward, value = torch.randn(2, 6, 3, dtype=torch.float64)
-    last, done, gamma = torch.randn(3, dtype=torch.float64), torch.zeros(6, 3, dtype=torch.float64), 0.9
+    last, never, gamma = torch.randn(3, dtype=torch.float64), torch.zeros(6, 3, dtype=torch.float64), 0.9
     following = torch.cat((value[1:], last[None]))
-    torch.testing.assert_close(gae(reward, value, done, last, gamma, 0.0), reward + gamma * following - value)
+    deltas = gae(reward, value, following, never, never, gamma, 0.0)
+    torch.testing.assert_close(deltas, reward + gamma * following - value)
     returns, running = torch.zeros_like(reward), last
     for t in reversed(range(6)):
         running = reward[t] + gamma * running
         returns[t] = running
-    torch.testing.assert_close(gae(reward, value, done, last, gamma, 1.0), returns - value)
+    torch.testing.assert_close(gae(reward, value, following, never, never, gamma, 1.0), returns - value)
+
+
+def test_gae_bootstraps_through_a_time_limit_but_not_through_an_end() -> None:
+    """gamma = 0.5, lambda = 1: delta = (1 + 2 - 1, 2 + 4 - 2, 3 - 1); one episode cut by time, one over."""
+    reward, value, following = torch.tensor([[[1.0], [2.0], [3.0]], [[1.0], [2.0], [1.0]], [[4.0], [8.0], [9.0]]])
+    done, terminated = torch.tensor([[[0.0], [1.0], [1.0]], [[0.0], [0.0], [1.0]]])
+    advantage = gae(reward, value, following, terminated, done, 0.5, 1.0)
+    assert advantage.flatten().tolist() == [2.0 + 0.5 * 4.0, 4.0, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -178,8 +190,9 @@ def test_sequences_are_the_rollout_cut_in_pieces() -> None:
             state = agent.restarted(state, data.first[t])
             state = agent.infer(data.x[t], data.mask[t], data.previous_action[t], state, data.steps).state
         nothing = torch.zeros(ticks, count)
-        rollout = Rollout(data.x, data.mask, data.previous_action, data.first, nothing, starts, data.steps, nothing,
-                          nothing, nothing, nothing, nothing, nothing[0])  # fmt: skip
+        seen = Situation(nothing, data.x)
+        rollout = Rollout(data.mask, data.previous_action, data.first, starts, data.steps, seen, seen, nothing,
+                          nothing, nothing, nothing)  # fmt: skip
         pieces = sequences(rollout, length)
         direct = torch.stack([b.z for b in unroll(agent, data)])
         cut = torch.stack([b.z for b in unroll(agent, pieces)])
@@ -344,9 +357,10 @@ def test_an_update_learns_from_a_rollout() -> None:
     state = agent.initial(16)
     empty = torch.zeros(8, 16)
     data.steps = torch.tensor([0, 2] * 8)
-    rollout = Rollout(data.x, data.mask, data.previous_action, data.first, empty, [state], data.steps, empty, empty,
-                      empty, empty, empty, empty[0])  # fmt: skip
-    world_model = WorldModel(TrainConfig(task="cartpole", sequence=8, overshoot=3, learning_rate=3e-3), agent)
+    seen = Situation(empty, data.x)
+    rollout = Rollout(data.mask, data.previous_action, data.first, [state], data.steps, seen, seen, empty,
+                      empty, empty, empty)  # fmt: skip
+    world_model = WorldModel(TrainConfig(task="cartpole", sequence=8, overshoot=3, model_learning_rate=3e-3), agent)
     data.start = state
     before = sum(loss(agent, data, 3).values())
     logs = [world_model.update(rollout, 0.0) for _ in range(3)][-1]

@@ -15,7 +15,8 @@ from ganglion.trainer import Train, parse_train
 from runtime.errors import GanglionError
 from training.agent.config import InferenceConfig
 from training.checkpoint import load_agent, load_checkpoint, load_config
-from training.config import TrainConfig, command_line, preset
+from training.config import TrainConfig
+from training.presets import command_line, preset
 from training.trainer import Status, Trainer, resume, train
 
 SMALL = replace(
@@ -130,7 +131,7 @@ def test_a_policy_that_is_not_finite_stops_before_it_acts(tmp_path: Path) -> Non
     ("change", "message"),
     [
         ({"task": "flying"}, "no task 'flying'"),
-        ({"algorithm": "magic"}, "magic"),
+        ({"algo": "magic"}, "no algorithm 'magic'; expected one of .*ppo"),
         ({"sequence": 7}, "multiple of"),
         ({"overshoot": 16}, "overshoot 16 must be below sequence 16"),
         ({"refine": (0, 9)}, "between 0 and the agent's max_steps 8"),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from runtime.contract import WITHOUT_STEPS
 from training.agent.config import AgentConfig
+from training.agent.distributions import Categorical, Distribution, Gaussian, SquashedGaussian
 from training.agent.gait import FEATURES, Trot
 from training.agent.inference import Hold, Prediction, make_method
 from training.agent.model import GenerativeModel, Prior
@@ -16,6 +17,7 @@ from training.agent.networks import LastReading, SkipMLP, mlp
 from training.agent.sensors import SensorBelief
 
 _GUARD = (1.0, 0.5, 0.25, 0.0)  # multiples of the refinement's displacement; the one of least F is kept
+_LOG_STD = (-5.0, 2.0)  # of a squashed policy
 _FARTHEST = 1e3  # normalised units; steps that diverge must not overflow F, which the guard compares
 
 State = dict[str, Tensor]
@@ -96,10 +98,21 @@ class Agent(nn.Module):
         self.gait = None if config.gait is None else Trot(config.gait)
         rhythm = 0 if self.gait is None else FEATURES
         features += rhythm
-        answers = action_size if self.gait is None else self.gait.corrections
-        self.policy = mlp(features, config.hidden, answers, last_gain=0.01)
+        self.policy = mlp(features, config.hidden, self._answers(), last_gain=0.01)
         self.critic = mlp(size + observation_size + rhythm, config.hidden, 1)
         self.log_std = nn.Parameter(torch.full((action_size,), config.initial_log_std))
+        self.register_buffer("choices", torch.tensor(config.choices), persistent=False)
+
+    choices: Tensor
+    """Normalised action of each choice (M, A), empty where the action is continuous."""
+
+    def _answers(self) -> int:
+        """Outputs of the policy network."""
+        if self.gait is not None:
+            return self.gait.corrections
+        return {"categorical": len(self.config.choices), "squashed": 2 * self.action_size}.get(
+            self.config.head, self.action_size
+        )
 
     def _make_encoder(self) -> SkipMLP | LastReading:
         """Of the features (B, 3 D + Z) that `start` makes."""
@@ -195,21 +208,34 @@ class Agent(nn.Module):
         carried, free_energy = self.finish(start, z, x)
         return Belief(carried, free_energy, prediction, start, used)
 
-    def act(self, z: Tensor, gait: Tensor | None = None) -> Tensor:
-        """Mean of the normalised action (B, A), from the acting node and the channels that it explains.
+    def answer(self, z: Tensor, gait: Tensor | None = None) -> Tensor:
+        """Output (B, O) of the policy network for the acting node and the channels that it explains.
 
-        With a gait, its action in the state `gait` (B, S), corrected.
+        With a gait, the mean of its action in the state `gait` (B, S), corrected.
         """
         features = z[..., self.model.slices[self.config.acting_node]]
         if self._predicts:
             features = torch.cat((features, self.model.explain(z)), -1)
         if self.gait is None:
-            mean: Tensor = self.policy(features)
-            return mean
+            numbers: Tensor = self.policy(features)
+            return numbers
         assert gait is not None
         correction = self.gait.even(self.policy, torch.cat((features, self.gait.features(gait)), -1))
         action: Tensor = self.gait(gait, z, correction)
         return action
+
+    def act(self, z: Tensor, gait: Tensor | None = None) -> Tensor:
+        """The normalised action (B, A) of a deployment: the mean, or the best choice."""
+        answer = self.answer(z, gait)
+        if self.config.head == "categorical":
+            return self.command(answer.argmax(-1))
+        if self.config.head == "gaussian":
+            return answer
+        return torch.tanh(answer[..., : self.action_size])
+
+    def command(self, action: Tensor) -> Tensor:
+        """The normalised action (B, A) of a sampled one: itself (B, A), or that of a choice (B,) int64."""
+        return self.choices[action] if self.config.head == "categorical" else action
 
     def value(self, z: Tensor, x: Tensor, gait: Tensor | None = None) -> Tensor:
         """State value (B,); the critic is not deployed, so it also sees the unmasked observation x (B, D)."""
@@ -217,7 +243,14 @@ class Agent(nn.Module):
         value: Tensor = self.critic(torch.cat((z, x, *rhythm), -1)).squeeze(-1)
         return value
 
-    def distribution(self, z: Tensor, gait: Tensor | None = None) -> torch.distributions.Normal:
-        """Gaussian policy at z (B, Z), and the state (B, S) of the gait."""
+    def distribution(self, z: Tensor, gait: Tensor | None = None) -> Distribution:
+        """Policy at z (B, Z), and the state (B, S) of the gait. Of a deterministic one, with exp(log_std) as noise."""
+        answer = self.answer(z, gait)
+        if self.config.head == "categorical":
+            return Categorical(answer)
+        if self.config.head == "squashed":
+            mean, log_std = answer.chunk(2, -1)
+            return SquashedGaussian(Gaussian(mean, log_std.clamp(*_LOG_STD).exp()))
+        mean = answer if self.config.head == "gaussian" else torch.tanh(answer)
         std = self.log_std.exp() if self.gait is None else self.gait.joint_unit * self.log_std.exp()
-        return torch.distributions.Normal(self.act(z, gait), std, validate_args=False)
+        return Gaussian(mean, std.expand_as(mean))

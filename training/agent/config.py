@@ -9,6 +9,7 @@ from runtime.errors import GanglionError
 from training.agent.gait import TrotConfig
 
 SCHEDULES = ("constant", "chebyshev", "learned")
+HEADS = ("gaussian", "squashed", "deterministic", "categorical")
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,24 @@ class AgentConfig:
     """Method of inference."""
     kinematics: tuple[Motion, ...] = ()
     """How tied channels change each other, which is not learned; see `training.kinematics`."""
+    head: str = "gaussian"
+    """What the policy's answer means, which the algorithm chooses. gaussian: the mean of an unbounded action, its
+    standard deviation learned beside. squashed: mean and standard deviation before a tanh. deterministic: an action
+    before a tanh. categorical: a logit of every one of the task's choices."""
+    choices: tuple[tuple[float, ...], ...] = ()
+    """Normalised action (A,) of each choice, where the task has a discrete action."""
     initial_log_std: float = -0.5
-    """Logarithm of the policy's standard deviation at the start of training."""
+    """Logarithm of a gaussian policy's standard deviation at the start of training."""
     gait: TrotConfig | None = None
     """Pattern generator whose action the policy corrects."""
 
     def __post_init__(self) -> None:
+        if self.head not in HEADS:
+            raise GanglionError(f"there is no policy head '{self.head}'; expected one of {', '.join(HEADS)}")
+        if (self.head == "categorical") != bool(self.choices):
+            raise GanglionError(f"a {self.head} head has {len(self.choices)} choices; a categorical one alone has some")
+        if self.gait is not None and self.head != "gaussian":
+            raise GanglionError(f"a gait is corrected by a gaussian policy alone, got a {self.head} one")
         loose = sorted({c for m in self.kinematics for c in (m.position, m.rate)} - {*self.tied})
         if loose:
             raise GanglionError(f"kinematics names the channels {loose}, expected tied ones: {sorted(self.tied)}")

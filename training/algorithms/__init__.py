@@ -1,1 +1,19 @@
-"""Learning algorithms, one file each."""
+"""Learning algorithms, one file each, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runtime.errors import GanglionError
+from training.algorithms.base import Algorithm
+from training.algorithms.ppo import PPO
+
+ALGORITHMS: dict[str, type[Algorithm[Any]]] = {a.name: a for a in (PPO,)}
+"""Every learning algorithm by its name."""
+
+
+def algorithm_class(name: str) -> type[Algorithm[Any]]:
+    """The algorithm called `name`. Raises GanglionError that lists the known ones."""
+    if name not in ALGORITHMS:
+        raise GanglionError(f"there is no algorithm '{name}'; expected one of {', '.join(ALGORITHMS)}")
+    return ALGORITHMS[name]

@@ -35,7 +35,7 @@ class Tasks:
             drawn = ", ".join(d.name for d in task.randomisation)
             rows.append((name, task.robot.name, what, f"{task.rate_hz:g} Hz", sensors, action, drawn))
         show_table((("task", "robot", "what", "rate", "sensors (topic)", "action (topic)", "randomised"), rows))
-        show("Any environment of gymnasium with vectors in and out is a task too, e.g. gym:HalfCheetahBulletEnv-v0.")
+        show("Any environment of gymnasium that observes a vector is a task too, e.g. gym:CartPole-v1.")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Environments of gymnasium as tasks: those of the PyBullet benchmark, or any other with vectors in and out.
+"""Environments of gymnasium as tasks: those of the PyBullet benchmark, or any other that observes a vector.
 
-Their readings have no unit and no error, and their joints no limits, so an agent trained on one is for comparison, not
-for a robot.
+The action is a vector, or one of n choices: those are n commands of one channel, evenly spaced from -1 to 1.
+
+Readings have no unit and no error, and joints no limits, so an agent trained on one is for comparison, not for a robot.
 """
 
 from __future__ import annotations
@@ -42,10 +43,24 @@ def _make(name: str, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
         raise GanglionError(
             f"gymnasium has no environment '{identifier}' ({reason}); see gymnasium.pprint_registry()"
         ) from error
-    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
-        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-            raise GanglionError(f"'{identifier}' has {what} in {space}, expected a Box with one axis")
+    if not _is_vector(env.observation_space):
+        raise GanglionError(f"'{identifier}' has observations in {env.observation_space}, expected a Box with one axis")
+    if not _is_vector(env.action_space) and not isinstance(env.action_space, gymnasium.spaces.Discrete):
+        raise GanglionError(
+            f"'{identifier}' has actions in {env.action_space}, expected a Box with one axis or a Discrete"
+        )
     return env
+
+
+def _is_vector(space: gymnasium.Space[Any]) -> bool:
+    return isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1
+
+
+def _choices(space: gymnasium.Space[Any]) -> tuple[tuple[float, ...], ...]:
+    """The command (1,) of each choice of a discrete action; none of a continuous one."""
+    if not isinstance(space, gymnasium.spaces.Discrete):
+        return ()
+    return tuple((float(command),) for command in np.linspace(-1.0, 1.0, int(space.n)))
 
 
 @cache
@@ -56,8 +71,9 @@ def external_task(name: str) -> type[TaskInfo]:
         with silenced(1):
             env.reset(seed=0)  # only then does the benchmark know its joints
         spec, own, observed = env.spec, env.unwrapped, env.observation_space
-        acted = env.action_space
         assert isinstance(observed, gymnasium.spaces.Box)
+        choices = _choices(env.action_space)
+        acted = env.action_space if not choices else gymnasium.spaces.Box(-1.0, 1.0, (1,))
         assert isinstance(acted, gymnasium.spaces.Box)
         size, joints = observed.shape[0], acted.shape[0]
         names = tuple(str(j.joint_name) for j in getattr(getattr(own, "robot", None), "ordered_joints", ()))
@@ -85,6 +101,7 @@ def external_task(name: str) -> type[TaskInfo]:
         "episode_steps": (spec.max_episode_steps if spec else None) or _STEPS,
         "observations": (observation,),
         "action": action,
+        "choices": choices,
     }
     return type("ExternalTask", (TaskInfo,), described)
 
@@ -93,7 +110,7 @@ class ExternalEnv(TaskEnv):
     """An environment of gymnasium behind the interface of ours."""
 
     def __init__(self, name: str, render_mode: str | None = None) -> None:
-        """Raises GanglionError if gymnasium has no such environment, or one without vectors."""
+        """Raises GanglionError if gymnasium has no such environment, or one whose spaces are others."""
         super().__init__(external_task(name)())
         self._env = _make(name, render_mode).unwrapped
         self.render_mode = render_mode
@@ -114,9 +131,16 @@ class ExternalEnv(TaskEnv):
             self._readings, _ = self._env.reset(seed=seed)
 
     def _move(self, command: np.ndarray) -> Outcome:
-        self._readings, reward, terminated, _, _ = self._env.step(command.astype(np.float32))
+        self._readings, reward, terminated, _, _ = self._env.step(self._native(command))
         self._steps += 1
         return Outcome(float(reward), bool(terminated), success=not terminated)
+
+    def _native(self, command: np.ndarray) -> Any:
+        """What the environment takes for a command (A,): itself, or the choice nearest to it."""
+        space = self._env.action_space
+        if not isinstance(space, gymnasium.spaces.Discrete):
+            return command.astype(np.float32)
+        return space.start + np.abs(np.array(self.task.choices)[:, 0] - command[0]).argmin()
 
     def _read(self) -> tuple[np.ndarray, np.ndarray]:
         return np.array(self._readings, dtype=np.float64), np.full(self.layout.size, self.time_s)

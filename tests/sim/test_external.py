@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -79,13 +82,85 @@ def test_a_bundle_controls_it(tmp_path: Path) -> None:
     env.close()
 
 
+def test_choices_are_evenly_spaced_commands_of_one_channel() -> None:
+    assert task_class("gym:CartPole-v1").choices == ((-1.0,), (1.0,))
+    assert task_class("gym:Acrobot-v1").choices == ((-1.0,), (0.0,), (1.0,))
+    assert task_class("gym:CartPole-v1").action.joints == ("joint_0",)
+    assert task_class("gym:CartPole-v1").episode_steps == 500
+    assert task_class("gym:Pendulum-v1").choices == ()
+
+
+def test_a_choice_is_its_index_in_the_environment() -> None:
+    """Acrobot's torques are -1, 0 and 1 N m at 0, 1 and 2."""
+    ours, theirs = make_env("gym:Acrobot-v1"), gymnasium.make("Acrobot-v1").unwrapped
+    observation, _ = ours.reset(seed=2)
+    expected, _ = theirs.reset(seed=2)
+    for index in (0, 2, 1, 1, 2, 0, 2):
+        np.testing.assert_array_equal(observation, expected.astype(np.float64))
+        observation, reward, _, _, _ = ours.step(np.array(ours.task.choices[index]))
+        expected, expected_reward, _, _, _ = theirs.step(index)
+        assert reward == float(expected_reward)
+    ours.close()
+    theirs.close()
+
+
+class Odd(gymnasium.Env[np.ndarray, Any]):
+    """Rewards with the action it was given."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+
+    def __init__(self, space: gymnasium.Space[Any], render_mode: str | None = None) -> None:
+        self.action_space = space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, Any]:
+        super().reset(seed=seed)
+        return np.zeros(2), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action)
+        return np.zeros(2), float(action), False, False, {}
+
+
+@pytest.fixture(autouse=True)
+def odd_environments() -> Iterator[None]:
+    spaces = {
+        "Shifted-v0": gymnasium.spaces.Discrete(4, start=3),
+        "Pair-v0": gymnasium.spaces.MultiDiscrete([2, 3]),
+    }
+    for name, space in spaces.items():
+        gymnasium.register(name, partial(Odd, space))
+    yield
+    for name in spaces:
+        del gymnasium.registry[name]
+
+
+def test_choices_count_from_the_start_of_the_space() -> None:
+    env = make_env("gym:Shifted-v0")
+    env.reset(seed=0)
+    np.testing.assert_allclose(np.array(env.task.choices)[:, 0], [-1, -1 / 3, 1 / 3, 1])
+    assert [env.step(np.array(choice))[1] for choice in env.task.choices] == [3.0, 4.0, 5.0, 6.0]
+    env.close()
+
+
+def test_a_command_between_two_choices_is_the_nearest() -> None:
+    """As a controller that is ramped in gives it."""
+    env = make_env("gym:Shifted-v0")
+    env.reset(seed=0)
+    assert [env.step(np.array([c]))[1] for c in (-0.7, -0.6, 0.1, 0.6, 0.7)] == [3.0, 4.0, 5.0, 5.0, 6.0]
+    env.close()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("gym:Nope-v0", "gymnasium has no environment 'Nope-v0'"),
         ("gym:NopeBulletEnv-v9", "gymnasium has no environment 'NopeBulletEnv-v9'"),
         ("gym:", "gymnasium has no environment ''"),
-        ("gym:CartPole-v1", r"has actions in Discrete\(2\), expected a Box with one axis"),
+        (
+            "gym:Pair-v0",
+            r"has actions in MultiDiscrete\(\[2 3\]\), expected a Box with one axis or a Discrete",
+        ),
+        ("gym:FrozenLake-v1", r"has observations in Discrete\(16\), expected a Box with one axis"),
     ],
 )
 def test_what_cannot_be_a_task_is_refused(name: str, message: str) -> None:

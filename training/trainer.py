@@ -52,10 +52,12 @@ class Trainer:
         self.world_model = self.algorithm.world_model
         self.steps = 0
         if resume:
+            self.algorithm.open(run)
             self._load(load_checkpoint(run))
         else:
             if config.start:
                 self._take_policy(Path(config.start))
+            self.algorithm.open(run)
             save_config(run, config)
 
     def _load(self, state: dict[str, Any]) -> None:

@@ -208,14 +208,17 @@ class Agent(nn.Module):
         carried, free_energy = self.finish(start, z, x)
         return Belief(carried, free_energy, prediction, start, used)
 
+    def features(self, z: Tensor) -> Tensor:
+        """What the policy network reads (B, F) of a belief, but for a gait."""
+        features = z[..., self.model.slices[self.config.acting_node]]
+        return torch.cat((features, self.model.explain(z)), -1) if self._predicts else features
+
     def answer(self, z: Tensor, gait: Tensor | None = None) -> Tensor:
         """Output (B, O) of the policy network for the acting node and the channels that it explains.
 
         With a gait, the mean of its action in the state `gait` (B, S), corrected.
         """
-        features = z[..., self.model.slices[self.config.acting_node]]
-        if self._predicts:
-            features = torch.cat((features, self.model.explain(z)), -1)
+        features = self.features(z)
         if self.gait is None:
             numbers: Tensor = self.policy(features)
             return numbers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -67,6 +68,9 @@ class Algorithm(ABC, Generic[O]):
     def make_world_model(self) -> WorldModel:
         """What learns the generative model."""
         return WorldModel(self.config, self.agent)
+
+    def open(self, folder: Path) -> None:
+        """Keep in the run's `folder` what is too large for a checkpoint; called once, before `restore`."""
 
     @torch.no_grad()
     def explore(self, situation: Situation) -> Tensor:

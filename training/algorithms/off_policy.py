@@ -1,0 +1,141 @@
+"""What algorithms that learn from a replay buffer share: experience first, then gradient steps on drawn transitions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from training.agent.agent import Agent
+from training.agent.situation import Situation
+from training.algorithms.base import Algorithm
+from training.config import Options, TrainConfig
+from training.q_networks import QNetworks
+from training.replay_buffer import Batch, ReplayBuffer
+from training.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class OffPolicyOptions(Options):
+    """Settings of every algorithm with a replay buffer."""
+
+    buffer_size: int = 300_000
+    """Transitions that the replay buffer keeps, on the disk in the run's folder."""
+    learning_starts: int = 2_000
+    """Transitions with random actions before learning starts."""
+    batch_size: int = 256
+    """Transitions in each gradient step."""
+    gradient_steps: float = 1.0
+    """Gradient steps per environment step."""
+    tau: float = 0.005
+    """Share of the learned weights that the target networks take on in each gradient step."""
+    learning_rate: float = 3e-4
+    """Adam's step size for the policy."""
+    critic_learning_rate: float = 3e-4
+    """Adam's step size for the critics."""
+    critic_hidden: int = 0
+    """Width of the critics' hidden layers; 0 is that of the agent."""
+
+
+P = TypeVar("P", bound=OffPolicyOptions)
+
+
+class OffPolicy(Algorithm[P]):
+    """Adds every rollout to the buffer and lets the subclass `learn` from drawn batches.
+
+    What a subclass puts into `parts` (modules and optimisers, by name) is in the checkpoint.
+    """
+
+    def __init__(self, config: TrainConfig, agent: Agent) -> None:
+        super().__init__(config, agent)
+        self.parts: dict[str, nn.Module | Optimizer] = {}
+        self.updates = 0
+        """Gradient steps made."""
+        self.buffer = self._make_buffer(None)
+
+    @classmethod
+    def adapt(cls, config: TrainConfig) -> TrainConfig:
+        """Short rollouts of few simulations, so that the next one already acts on what was learned from the last."""
+        return replace(config, num_envs=4, horizon=16, sequence=16, model_only_steps=0, checkpoint_every=200)
+
+    def _make_buffer(self, folder: Path | None) -> ReplayBuffer:
+        agent, seed = self.agent, self.config.seed
+        discrete = agent.config.head == "categorical"
+        sizes = agent.model.size, agent.observation_size, agent.action_size
+        return ReplayBuffer(self.options.buffer_size, *sizes, discrete, seed, folder)
+
+    def open(self, folder: Path) -> None:
+        self.buffer = self._make_buffer(folder)
+
+    def make_critics(self, count: int) -> tuple[QNetworks, QNetworks]:
+        """Networks of (z, x, a), or of (z, x) with an output for each choice, and their targets, equal to them."""
+        agent = self.agent
+        hidden = self.options.critic_hidden or agent.config.hidden
+        inputs, choices = agent.model.size + agent.observation_size, len(agent.config.choices)
+        shape = (inputs, hidden, choices) if choices else (inputs + agent.action_size, hidden, 1)
+        critics = QNetworks(*shape, count)
+        return critics, deepcopy(critics).requires_grad_(False)
+
+    @torch.no_grad()
+    def explore(self, situation: Situation) -> Tensor:
+        if self.buffer.total >= self.options.learning_starts:
+            return self.try_out(situation)
+        rows = len(situation.x)
+        if self.agent.config.choices:
+            return torch.randint(len(self.agent.config.choices), (rows,))
+        return 2 * torch.rand(rows, self.agent.action_size) - 1
+
+    @abstractmethod
+    def try_out(self, situation: Situation) -> Tensor:
+        """The action to try once learning has started, as `explore` gives it."""
+
+    def update(self, rollout: Rollout) -> dict[str, float]:
+        """Add the rollout, then make the gradient steps that it calls for; the mean of each of their losses."""
+        self.buffer.add(rollout)
+        if self.buffer.total < self.options.learning_starts:
+            return {}
+        losses: dict[str, list[Tensor]] = {}
+        for _ in range(max(1, round(self.options.gradient_steps * rollout.reward.numel()))):
+            self.updates += 1
+            for name, loss in self.learn(self.buffer.sample(self.options.batch_size)).items():
+                losses.setdefault(name, []).append(loss)
+        logs = {f"train/{name}": torch.stack(values).mean().item() for name, values in losses.items()}
+        return logs | {"train/learning_rate": self.options.learning_rate}
+
+    @abstractmethod
+    def learn(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient step; what is worth logging of it (), detached, by its name after `train/`."""
+
+    def state(self) -> dict[str, Any]:
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        return {"parts": parts, "updates": self.updates, "buffer": self.buffer.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name])
+        self.updates = int(state["updates"])
+        self.buffer.restore(state["buffer"])
+
+
+def adam(parameters: Iterable[Tensor], learning_rate: float) -> Adam:
+    """Adam that steps all parameters by one call."""
+    return Adam(parameters, lr=learning_rate, fused=True)
+
+
+def descend(optimizer: Optimizer, loss: Tensor) -> None:
+    """One step on the parameters of `optimizer` alone: the gradient of no other one is computed."""
+    optimizer.zero_grad()
+    loss.backward(inputs=[p for group in optimizer.param_groups for p in group["params"]])
+    optimizer.step()
+
+
+def bellman_target(batch: Batch, gamma: float, following: Tensor) -> Tensor:
+    """Target r + gamma (1 - terminated) v(s') (..., B) for v(s') (..., B): through a time limit, never past an end."""
+    return batch.reward + gamma * (1.0 - batch.terminated) * following

@@ -113,6 +113,10 @@ class ExternalEnv(TaskEnv):
         """Raises GanglionError if gymnasium has no such environment, or one whose spaces are others."""
         super().__init__(external_task(name)())
         self._env = _make(name, render_mode).unwrapped
+        if type(self._env).__module__.startswith(_BENCHMARK):
+            from sim.walkers import hasten
+
+            hasten(self._env)
         self.render_mode = render_mode
         self._readings = np.zeros(self.layout.size)
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from runtime.errors import GanglionError
+from training.agent import blocks
 from training.agent.model import LARGEST_LATENT, STATE_RANGE, GenerativeModel, LogPrecision, Prior
 from training.agent.networks import Conditional
 
@@ -84,16 +85,20 @@ def local_gradients(
     x: Tensor,
     mask: Tensor,
     prior: Prior,
+    covariance: Tensor | None = None,
 ) -> Gradients:
     """dF/dtheta averaged over the batch, by parameter name, at the inferred z (B, Z).
 
     `prior` is what z was inferred with; its precisions are the model's own, diagonal or with a carried covariance.
     z_{t-1} (B, Z) and a_{t-1} (B, A) are what its drive came from; where the drive was given instead (`driven_prior`)
     both are None and the dynamics do not learn. x (B, D) must be finite also where mask (B, D) is zero.
+
+    With `covariance` P (B, n, b, b) of a Gaussian q around z the log-precisions descend E_q[F], whose squared errors
+    also spread by E P E' and J P J'; the means of the nodes learn at z either way.
     """
     error = model.latent_error(z, prior.drive)
     weighted = prior.weigh(error)
-    gradients = _observation_gradients(model, z, x, mask, prior)
+    gradients = _observation_gradients(model, z, x, mask, prior, covariance)
     for node in model.nodes:
         if node.parents:
             conditional = cast(Conditional, model.conditionals[node.name])
@@ -106,7 +111,8 @@ def local_gradients(
         unlimited = prior.drive.abs() < LARGEST_LATENT
         gradients |= _dynamics_gradients(model, z_previous, action, -weighted * unlimited)
     log_precision = model.latent_log_precision(context)
-    slope = 0.5 * (-log_precision).exp() * (weighted.square() - _diagonal(prior))
+    squares = weighted.square() + _latent_spread(model, z, prior, covariance)
+    slope = 0.5 * (-log_precision).exp() * (squares - _diagonal(prior.precision))
     precision = precision_gradients(model.latent_log_precision, slope, context)
     return gradients | _named("latent_log_precision", precision)
 
@@ -145,9 +151,13 @@ def precision_gradients(module: LogPrecision, slope: Tensor, context: Tensor | N
     return gradients
 
 
-def _observation_gradients(model: GenerativeModel, z: Tensor, x: Tensor, mask: Tensor, prior: Prior) -> Gradients:
-    error, precision = x - model.predict(z), prior.log_precision_x.exp()
-    slope = 0.5 * mask * (precision * error.square() - 1.0)
+def _observation_gradients(
+    model: GenerativeModel, z: Tensor, x: Tensor, mask: Tensor, prior: Prior, covariance: Tensor | None
+) -> Gradients:
+    prediction, jacobian = model.predict_with_jacobian(z)
+    error, precision = x - prediction, prior.log_precision_x.exp()
+    spread = 0.0 if covariance is None else blocks.spread(jacobian, covariance)
+    slope = 0.5 * mask * (precision * (error.square() + spread) - 1.0)
     context = model.prior_mean(prior.drive)
     gradients = _named(
         "observation_log_precision", precision_gradients(model.observation_log_precision, slope, context)
@@ -171,9 +181,19 @@ def _dynamics_gradients(model: GenerativeModel, z_previous: Tensor, action: Tens
     return gradients
 
 
-def _diagonal(prior: Prior) -> Tensor:
-    precision = prior.precision
-    return precision if precision.dim() < 3 else precision.diagonal(dim1=-2, dim2=-1).flatten(-2)
+def _latent_spread(model: GenerativeModel, z: Tensor, prior: Prior, covariance: Tensor | None) -> Tensor | float:
+    """Diagonal (B, Z) of Pi E P E' Pi."""
+    if covariance is None:
+        return 0.0
+    errors, precision = model.latent_error_jacobian(z), prior.precision
+    own = covariance if errors is None else blocks.congruence(errors, covariance)
+    if precision.dim() < 3:
+        return precision.square() * blocks.diagonal(own)
+    return blocks.diagonal(precision @ own @ precision)
+
+
+def _diagonal(precision: Tensor) -> Tensor:
+    return precision if precision.dim() < 3 else blocks.diagonal(precision)
 
 
 def _named(prefix: str, gradients: Gradients) -> Gradients:

@@ -91,10 +91,8 @@ def filter_loss(agent: Agent, data: Sequences, beliefs: list[Belief], overshoot:
     if overshoot:
         terms["overshooting"] = _overshooting(agent, data, beliefs, overshoot)
     if isinstance(method, GaussNewton):
-        deviation = torch.stack([_variances(b.state["P"]) for b in beliefs]).detach().sqrt()
-        amortized = torch.stack([b.start.z for b in beliefs])
-        distance = ((amortized - z.detach()) / deviation).clamp(-_LARGEST_AMORTIZATION, _LARGEST_AMORTIZATION)
-        terms["amortization"] = 0.1 * distance.square().mean()
+        deviation = torch.stack([blocks.diagonal(b.state["P"]) for b in beliefs]).sqrt()
+        terms["amortization"] = amortization(torch.stack([b.start.z for b in beliefs]), z, deviation)
     else:
         latent = [
             gaussian_energy(model.latent_error(b.z, b.prediction.prior.drive), b.prediction.prior.precision.log())
@@ -105,6 +103,12 @@ def filter_loss(agent: Agent, data: Sequences, beliefs: list[Belief], overshoot:
     if not fixed and not bool(model.anchored.all()):
         terms["scale"] = scale_penalty(z.flatten(0, 1)[:, ~model.anchored])
     return terms
+
+
+def amortization(amortized: Tensor, refined: Tensor, deviation: Tensor) -> Tensor:
+    """Squared distance of the encoder's answer from the refined one (..., Z), in standard deviations, averaged."""
+    distance = (amortized - refined.detach()) / deviation.detach()
+    return 0.1 * distance.clamp(-_LARGEST_AMORTIZATION, _LARGEST_AMORTIZATION).square().mean()
 
 
 def scale_penalty(latents: Tensor) -> Tensor:
@@ -120,11 +124,6 @@ def _energy(error: Tensor, variance: Tensor) -> Tensor:
 def _average(energy: Tensor, weight: Tensor) -> Tensor:
     """Mean of (T, S, D) over what weight (T, S, D) selects."""
     return (weight * energy).sum() / weight.sum().clamp(min=1.0)
-
-
-def _variances(covariance: Tensor) -> Tensor:
-    """Diagonal (B, Z) of (B, n, b, b)."""
-    return covariance.diagonal(dim1=-2, dim2=-1).flatten(-2)
 
 
 def _residual(agent: Agent, data: Sequences, beliefs: list[Belief]) -> tuple[Tensor, Tensor]:
@@ -205,10 +204,14 @@ class ModelLearner:
         for group in self.optimizer.param_groups:
             group["lr"] = group["speed"] * self._learning_rate * max(1.0 - progress, 0.02)
 
+    def terms(self, data: Sequences, beliefs: list[Belief]) -> dict[str, Tensor]:
+        """What `learn` descends the sum of."""
+        return filter_loss(self.agent, data, beliefs, self._overshoot)
+
     def learn(self, data: Sequences) -> tuple[dict[str, float], list[Belief]]:
         """One step on `data`; the terms of the loss, and the beliefs that it was made from."""
         beliefs = unroll(self.agent, data)
-        terms = filter_loss(self.agent, data, beliefs, self._overshoot)
+        terms = self.terms(data, beliefs)
         self.optimizer.zero_grad()
         sum(terms.values()).backward()  # type: ignore[union-attr]
         nn.utils.clip_grad_norm_(self.parameters, 1.0)

@@ -107,6 +107,33 @@ def test_carried_covariance_is_held_fixed(graph: str) -> None:
     assert_same(local_gradients(model, z, z_previous, action, x, mask, prior), expected)
 
 
+@pytest.mark.parametrize("carried", [True, False])
+@pytest.mark.parametrize("graph", ["single", "diamond"])
+def test_with_a_gaussian_q_the_precisions_descend_the_expected_free_energy(graph: str, carried: bool) -> None:
+    """d/dl of E_q[F] = F(z) + 1/2 tr(E' Pi E P) + 1/2 tr(J' L J P), P and the carried covariance held."""
+    model = make(graph)
+    z, z_previous, action, x, mask = tick(model, 3)
+    factor, spread = torch.randn(2, 3, 1, model.size, model.size, dtype=torch.float64)
+    p = spread @ spread.mT
+    own = torch.diag_embed((-model.latent_log_precision()).exp()) + (0.01 * factor @ factor.mT if carried else 0.0)
+    precision = blocks.symmetric_inverse(own.expand(3, 1, -1, -1))
+    log_det = torch.logdet(precision).sum(-1)
+    prior = Prior(model.drive(z_previous, action), precision, log_det, model.observation_log_precision())
+    errors, jacobian = model.latent_error_jacobian(z), model.predict_with_jacobian(z)[1]
+    e = torch.eye(model.size).double() if errors is None else errors
+    dense, precision_x = p.squeeze(1), mask * prior.log_precision_x.exp()
+    curvature = e.mT @ precision.squeeze(1) @ e + jacobian.mT @ (precision_x.unsqueeze(-1) * jacobian)
+    expected = by_autograd(model, model.free_energy(z, x, mask, prior) + 0.5 * (curvature * dense).sum((-2, -1)))
+    if not carried:
+        prior = temporal_prior(model, z_previous, action)
+    got = local_gradients(model, z, z_previous, action, x, mask, prior, p)
+    names = {n for n in got if "log_precision" in n}
+    assert_same({n: got[n] for n in names}, {n: expected[n] for n in names})
+    at_the_mean = local_gradients(model, z, z_previous, action, x, mask, prior)
+    assert all(not torch.allclose(got[n], at_the_mean[n]) for n in names)
+    assert all(torch.equal(got[n], at_the_mean[n]) for n in got.keys() - names)
+
+
 def test_a_limited_drive_teaches_nothing() -> None:
     model = make("single")
     z, z_previous, action, x, mask = tick(model, 2)

@@ -48,6 +48,11 @@ def times(matrix: Tensor, vector: Tensor) -> Tensor:
     return (parts @ matrix.mT).reshape(vector.shape)
 
 
+def diagonal(matrix: Tensor) -> Tensor:
+    """Diagonal (..., Z) of (..., n, b, b)."""
+    return matrix.diagonal(dim1=-2, dim2=-1).flatten(-2)
+
+
 def congruence(rows: Tensor, matrix: Tensor) -> Tensor:
     """Diagonal blocks of A M A', (B, n, b, b), for A (B, Z, Z) and M (B, n, b, b)."""
     count, size = matrix.shape[-3], matrix.shape[-1]

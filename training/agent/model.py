@@ -82,6 +82,15 @@ class Prior:
         """Pi e, (..., B, Z)."""
         return self.precision * error if self.precision.dim() < 3 else blocks.times(self.precision, error)
 
+    def rows(self, index: Tensor) -> Prior:
+        """Those of the batch at `index`."""
+        return Prior(
+            self.drive[index],
+            self.precision[index] if self.precision.dim() > 1 else self.precision,
+            self.log_det[index] if self.log_det.dim() > 0 else self.log_det,
+            self.log_precision_x[index] if self.log_precision_x.dim() > 1 else self.log_precision_x,
+        )
+
 
 class GenerativeModel(nn.Module):
     """p(z_t | z_{t-1}, a_{t-1}) on the graph and p(x_t | z_t)."""

@@ -55,9 +55,9 @@ def test_perception_prediction_and_state_entropy_are_the_surprise_of_the_kalman_
             + np.linalg.slogdet(covariance)[1]
             + len(reading) * math.log(2 * math.pi)
         )
-        terms = world_terms(agent, belief, x)
-        assert terms.state_entropy is not None
-        assert sum(t.item() for t in terms) == pytest.approx(surprise, rel=1e-10)
+        perception, prediction, state_entropy = world_terms(agent, belief, x)
+        assert state_entropy is not None
+        assert (perception + prediction + state_entropy).item() == pytest.approx(surprise, rel=1e-10)
         kalman = seen.update(*kalman, reading)
         state = belief.state
 
@@ -72,7 +72,8 @@ def test_each_term_is_the_expectation_under_the_gaussian_q(graph: str) -> None:
     system, covariance = linear_system(agent.model), belief.state["P"].squeeze(1)
     q = MultivariateNormal(belief.z, covariance)
     priors = [system.predict(np.zeros(agent.model.size), np.eye(agent.model.size), numbers(a)) for a in action]
-    p = MultivariateNormal(*(torch.tensor(np.stack(part)) for part in zip(*priors)))
+    means, covariances = (torch.tensor(np.stack(part)) for part in zip(*priors))
+    p = MultivariateNormal(means, covariances)
     sensor, noise = torch.tensor(system.sensor), torch.tensor(np.diag(system.noise_x))
     spread = (sensor @ covariance @ sensor.mT).diagonal(dim1=-2, dim2=-1)
     errors = x - belief.z @ sensor.mT - torch.tensor(system.bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sysconfig
 import tempfile
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary = Path(file.name)
         yield temporary
         temporary.chmod(0o644)  # temporary files are made for their owner alone
+        synchronise(temporary)
         temporary.replace(path)
     except BaseException as error:
         if temporary is not None:
@@ -50,6 +52,12 @@ def replacing(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise GanglionError(f"cannot write {path}: {error.strerror}; choose another place for it") from error
         raise
+
+
+def synchronise(path: Path) -> None:
+    """Wait until the file is on the disk, so that a power cut after its renaming cannot leave it empty."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def shipped_bundle(name: str) -> Path:

@@ -7,26 +7,33 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.contract import Observation
+from runtime.errors import GanglionError
+from training.ranges import Count, Share, check_ranges
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """How sensors fail. Each kind is drawn apart, so an episode may have none, one or several."""
 
-    dropout_share: float = 0.5
+    dropout_share: Share = 0.5
     """Share of episodes with independent dropout."""
-    dropout_rate: float = 0.6
+    dropout_rate: Share = 0.6
     """Largest chance that a channel is missing in a tick; each such episode draws its own up to it."""
-    burst_share: float = 0.5
+    burst_share: Share = 0.5
     """Share of episodes in which sensors or groups vanish for a while."""
-    burst_chance: float = 1 / 150
+    burst_chance: Share = 1 / 150
     """Chance of a new burst per tick."""
     burst_ticks: tuple[int, ...] = (10, 250)
     """Shortest and longest burst."""
-    permanent_share: float = 0.25
+    permanent_share: Share = 0.25
     """Share of episodes with sensors that are lost from beginning to end."""
-    permanent_units: int = 2
+    permanent_units: Count = 2
     """Largest number of sensors or groups lost so."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if len(self.burst_ticks) != 2 or not 1 <= self.burst_ticks[0] <= self.burst_ticks[1]:
+            raise GanglionError(f"burst_ticks is {self.burst_ticks}, expected the shortest and the longest, from 1 up")
 
 
 NO_FAILURES = Augmentation(dropout_share=0.0, burst_share=0.0, permanent_share=0.0)

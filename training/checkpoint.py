@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,14 @@ import torch
 
 from runtime.contract import Layout
 from runtime.errors import ContractError, GanglionError
-from runtime.files import write_json
+from runtime.files import synchronise, write_json
 from runtime.schema import from_plain, to_plain
 from training.agent.agent import Agent
 from training.algorithms import algorithm_class
 from training.bag_config import BagConfig
 from training.config import TrainConfig
 
-CONFIG, CHECKPOINT = "config.json", "checkpoint.pt"
+CONFIG, CHECKPOINT, BEST = "config.json", "checkpoint.pt", "best.pt"
 
 Config = TrainConfig | BagConfig
 """Of a run in simulation, or from bags."""
@@ -65,15 +67,42 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
 
 
 def save_tensors(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` to `path`, all or nothing."""
+    """Write `state` to `path`, all or nothing.
+
+    Raises GanglionError if a tensor is not finite, or the file cannot be written; the old one is whole then.
+    """
+    bad = next(_not_finite(state), None)
+    if bad is not None:
+        raise GanglionError(f"{bad} is not finite and was not saved; resume with smaller learning rates")
     temporary = path.with_name(path.name + ".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, temporary)
+        synchronise(temporary)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch raises the latter where its writing fails
+        with suppress(OSError):
+            temporary.unlink()
+        reason = (getattr(error, "strerror", None) or str(error)).splitlines()[0]
+        raise GanglionError(f"cannot write {path} ({reason}); make room, then resume from the last one") from error
 
 
-def load_checkpoint(run: Path) -> dict[str, Any]:
-    """The run's last checkpoint. Raises GanglionError if there is none, it is damaged, or holds more than tensors."""
-    path = run / CHECKPOINT
+def _not_finite(value: Any, name: str = "") -> Iterator[str]:
+    """Names of the tensors in nested dicts and lists that hold NaN or infinity."""
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            yield name
+    elif isinstance(value, dict | list | tuple):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _not_finite(part, f"{name}.{key}" if name else str(key))
+
+
+def load_checkpoint(run: Path, name: str = CHECKPOINT) -> dict[str, Any]:
+    """A checkpoint of the run, the last one by default.
+
+    Raises GanglionError if there is none, it is damaged, or holds more than tensors.
+    """
+    path = run / name
     try:
         _check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -92,16 +121,22 @@ def _check_archive(path: Path) -> None:
             raise ValueError("its archive unpacks to more than its own size, which no checkpoint does")
 
 
-def load_agent(run: Path) -> tuple[Agent, Config, int]:
-    """Trained agent, settings and the number of steps it was trained for. Raises GanglionError."""
+def load_agent(run: Path, best: bool = False) -> tuple[Agent, Config, int]:
+    """Trained agent, settings and the number of steps it was trained for: the last, or the best by its evaluations.
+
+    Raises GanglionError if they cannot be loaded, or do not fit each other.
+    """
     config = load_config(run)
-    state = load_checkpoint(run)
+    name = BEST if best else CHECKPOINT
+    if best and not (run / BEST).exists():
+        raise GanglionError(f"{run} has no {BEST}: no evaluation ended (eval_every); take the last checkpoint instead")
+    state = load_checkpoint(run, name)
     agent = build_agent(config)
     try:
         agent.load_state_dict(state["agent"])
         steps = int(state["steps"])
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise GanglionError(
-            f"{run / CHECKPOINT} holds weights of another agent than {run / CONFIG} describes; train again"
+            f"{run / name} holds weights of another agent than {run / CONFIG} describes; train again"
         ) from error
     return agent, config, steps

@@ -18,6 +18,7 @@ from sim.tasks import NOMINAL, task_class
 from sim.vector import VectorEnv
 from training.agent.agent import Agent
 from training.config import TrainConfig
+from training.device import on_device
 
 EVALUATION_SEED = 2_000_000
 """Seed of the first evaluation; neither training nor the judging of bundles begins with one this high."""
@@ -35,6 +36,14 @@ class Evaluation:
     """Ticks."""
     success_rate: float
     episodes: int
+
+    def logs(self) -> dict[str, float]:
+        """By TensorBoard's tag."""
+        return {
+            "eval/mean_reward": self.episode_return,
+            "eval/mean_ep_length": self.episode_length,
+            "eval/success_rate": self.success_rate,
+        }
 
 
 class Evaluator:
@@ -58,11 +67,12 @@ class Evaluator:
 
     def run(self, agent: Agent) -> Evaluation:
         """Judge `agent` with its default number of refinement steps. Raises GanglionError if it is not finite."""
-        while True:  # until no worker, and hence no episode, died on the way
-            deaths = self.env.deaths
-            returns, lengths, successes = self._episodes(agent)
-            if self.env.deaths == deaths:
-                break
+        with on_device(agent.log_std.device):
+            while True:  # until no worker, and hence no episode, died on the way
+                deaths = self.env.deaths
+                returns, lengths, successes = self._episodes(agent)
+                if self.env.deaths == deaths:
+                    break
         return Evaluation(
             float(np.mean(returns)), float(np.std(returns)), float(np.mean(lengths)), float(np.mean(successes)),
             len(returns),

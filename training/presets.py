@@ -31,6 +31,7 @@ _PRESETS = {
         noise_decay=1.3,
         augmentation=Augmentation(burst_share=0.0, permanent_share=0.0),
         worlds=("randomised", "rough"),
+        eval_every=200_000,
         agent=AgentConfig(hidden=128, initial_log_std=-1.6),
     ),
     "a1_stand": TrainConfig(
@@ -40,6 +41,7 @@ _PRESETS = {
         gamma=0.99,
         model_epochs=1,
         noise_decay=1.0,
+        eval_every=200_000,
         agent=AgentConfig(hidden=128, initial_log_std=-1.5),
     ),
     "husky_goto": TrainConfig(task="husky_goto", steps=800_000, gamma=0.99, model_epochs=1, noise_decay=1.2),

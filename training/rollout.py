@@ -109,7 +109,7 @@ class Collector:
             rows["previous_action"].append(self._previous)
             rows["first"].append(self._first)
             rows["action"].append(action)
-            observation, reward, terminated, truncated, info = self.env.step(command.numpy())
+            observation, reward, terminated, truncated, info = self.env.step(command.cpu().numpy())
             self._x = self._normalise(observation)
             executed = torch.as_tensor(info["executed"].copy())
             cut = truncated & ~terminated
@@ -152,6 +152,16 @@ class Collector:
         self.success.extend(success[done].astype(float))
         self._return[done] = 0.0
         self._length[done] = 0.0
+
+    def logs(self) -> dict[str, float]:
+        """Means over the last 100 episodes, by TensorBoard's tag; none before the first one ends."""
+        if not self.episode_return:
+            return {}
+        return {
+            "rollout/ep_rew_mean": float(np.mean(self.episode_return)),
+            "rollout/ep_len_mean": float(np.mean(self.episode_length)),
+            "rollout/success_rate": float(np.mean(self.success)),
+        }
 
     def close(self) -> None:
         """End the simulations."""

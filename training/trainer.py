@@ -1,22 +1,36 @@
-"""The training loop: collect, learn the model, learn to act, log, checkpoint."""
+"""The training loop: collect, learn to act, learn the model, judge, log, checkpoint."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from runtime.errors import GanglionError
 from training.algorithms import algorithm_class
-from training.checkpoint import build_agent, load_agent, load_checkpoint, load_config, save_checkpoint, save_config
+from training.checkpoint import (
+    BEST,
+    CHECKPOINT,
+    build_agent,
+    load_agent,
+    load_checkpoint,
+    load_config,
+    save_checkpoint,
+    save_config,
+    save_tensors,
+)
 from training.config import TrainConfig
+from training.device import find_device, on_device
+from training.evaluation import Evaluation, Evaluator
+from training.interrupts import Interrupted, Interrupts
+from training.progress import ProgressLog
 from training.rollout import Collector
 
 
@@ -30,6 +44,8 @@ class Status:
     episode_return: float
     """Mean of the last 100 episodes; NaN before the first one ends."""
     success_rate: float
+    evaluation: Evaluation | None = None
+    """Of the deployed action, after the updates that it follows."""
 
 
 class Trainer:
@@ -37,34 +53,39 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, run: Path, resume: bool) -> None:
         kind = algorithm_class(config.algo)
-        if config.horizon % config.sequence:
-            raise GanglionError(f"horizon {config.horizon} must be a multiple of sequence {config.sequence}")
-        if config.overshoot >= config.sequence:
-            raise GanglionError(f"overshoot {config.overshoot} must be below sequence {config.sequence}; 0 is none")
-        most = config.agent.inference.max_steps
-        if not all(0 <= k <= most for k in config.refine):
-            raise GanglionError(f"refine {config.refine} must lie between 0 and the agent's max_steps {most}")
+        self.device = find_device(config.device)
         torch.manual_seed(config.seed)
         torch.set_num_threads(1)  # the matrices are small, and the simulations need the other cores
         self.config, self.run = config, run
-        self.agent = build_agent(config)
-        self.algorithm = kind(config, self.agent)
-        self.world_model = self.algorithm.world_model
         self.steps = 0
-        if resume:
-            self.algorithm.open(run)
-            self._load(load_checkpoint(run))
-        else:
-            if config.start:
-                self._take_policy(Path(config.start))
-            self.algorithm.open(run)
-            save_config(run, config)
+        with on_device(self.device):
+            self.agent = build_agent(config)
+            self.algorithm = kind(config, self.agent)
+            self.world_model = self.algorithm.world_model
+            if resume:
+                self.algorithm.open(run)
+                self._load(load_checkpoint(run))
+                self._best = best_return(run)
+            else:
+                if config.start:
+                    self._take_policy(Path(config.start))
+                self._best = -math.inf
+                self.algorithm.open(run)
+                self.save()  # before the settings, which make the folder a run
+                save_config(run, config)
 
     def _load(self, state: dict[str, Any]) -> None:
-        self.agent.load_state_dict(state["agent"])
-        self.world_model.optimizer.load_state_dict(state["world_model"])
-        self.algorithm.restore(state["algorithm"])
-        self.steps = int(state["steps"])
+        try:
+            self.agent.load_state_dict(state["agent"])
+            self.world_model.optimizer.load_state_dict(state["world_model"])
+            self.algorithm.restore(state["algorithm"])
+            self.steps = int(state["steps"])
+        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise GanglionError(
+                f"{self.run / CHECKPOINT} is not of the agent and the algorithm ({self.config.algo}) that config.json "
+                f"beside it describes ({reason}); copy the run again or train again"
+            ) from error
         torch.manual_seed(self.config.seed + self.steps)
 
     @torch.no_grad()
@@ -76,16 +97,21 @@ class Trainer:
     def _take_policy(self, run: Path) -> None:
         other, config, _ = load_agent(run)
         try:
+            if config.agent.head != self.config.agent.head:
+                raise RuntimeError("one head is not the other")
             for part in ("policy", "critic"):
                 getattr(self.agent, part).load_state_dict(getattr(other, part).state_dict())
         except RuntimeError as error:
+            theirs, mine = (
+                f"task {c.task}, hidden {c.agent.hidden}, {c.agent.head} head" for c in (config, self.config)
+            )
             raise GanglionError(
-                f"the policy of {run} (task {config.task}, hidden {config.agent.hidden}) does not fit this agent (task "
-                f"{self.config.task}, hidden {self.config.agent.hidden}); start from a run of the same task and sizes"
+                f"the policy of {run} ({theirs}) does not fit this agent ({mine}); start from a run of the same task, "
+                "sizes and head"
             ) from error
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint. Raises GanglionError if it is not finite, or cannot be written; see `save_tensors`."""
         save_checkpoint(
             self.run,
             {
@@ -97,40 +123,58 @@ class Trainer:
         )
 
     def fit(self, report: Callable[[Status], None] | None = None) -> None:
-        """Train to the end of `config.steps`; saves on the way, at the end, and when interrupted."""
-        writer = SummaryWriter(str(self.run))
-        collector = Collector(self.config, self.agent, self.steps)
-        updates, started, first = 0, time.monotonic(), self.steps
-        try:
-            while self.steps < self.config.steps:
+        """Train to the end of `config.steps`; saves on the way and at the end.
+
+        Ctrl-C and SIGTERM end it after the update that they come in, saved, with Interrupted. Raises GanglionError if
+        something is not finite, or cannot be written: the last checkpoint is whole then.
+        """
+        c = self.config
+        with ExitStack() as stack:
+            stack.enter_context(on_device(self.device))
+            interrupts = stack.enter_context(Interrupts())
+            log = stack.enter_context(closing(ProgressLog(self.run, self.steps, c.log_every)))
+            collector = stack.enter_context(closing(Collector(c, self.agent, self.steps)))
+            evaluator = Evaluator(c.task, c.eval_episodes, workers=c.workers) if c.eval_every else None
+            if evaluator is not None:
+                stack.enter_context(closing(evaluator))
+            started, first = time.monotonic(), self.steps
+            while self.steps < c.steps:
+                before = self.steps
                 logs = self._update(collector)
-                updates += 1
-                speed = (self.steps - first) / (time.monotonic() - started)
-                status = Status(
-                    self.steps,
-                    self.config.steps,
-                    speed,
-                    float(np.mean(collector.episode_return)) if collector.episode_return else math.nan,
-                    float(np.mean(collector.success)) if collector.success else math.nan,
-                )
-                if collector.episode_return:
-                    logs["rollout/ep_rew_mean"] = status.episode_return
-                    logs["rollout/ep_len_mean"] = float(np.mean(collector.episode_length))
-                    logs["rollout/success_rate"] = status.success_rate
-                logs["time/fps"] = speed
-                for tag, value in logs.items():
-                    writer.add_scalar(tag, value, self.steps)
-                if updates % self.config.checkpoint_every == 0:
-                    self.save()
+                evaluation = None
+                if evaluator is not None and self._passed(c.eval_every, before):
+                    evaluation = self._evaluate(evaluator)
+                    logs |= evaluation.logs()
+                status = self._status(collector, (self.steps - first) / (time.monotonic() - started), evaluation)
+                log.add(self.steps, logs | collector.logs() | {"time/fps": status.steps_per_s})
                 if report:
                     report(status)
-            self.save()
-        except KeyboardInterrupt:
-            self.save()
-            raise
-        finally:
-            writer.close()
-            collector.close()
+                signum = interrupts.signum
+                if signum or self._passed(c.checkpoint_every, before):
+                    log.flush()
+                    self.save()
+                if signum:
+                    raise Interrupted(signum)
+
+    def _passed(self, every: int, before: int) -> bool:
+        """Whether the update that began at step `before` passed a multiple of `every` steps, or is the last."""
+        return self.steps // every > before // every or self.steps >= self.config.steps
+
+    def _status(self, collector: Collector, speed: float, evaluation: Evaluation | None) -> Status:
+        def mean(values: Any) -> float:
+            return float(np.mean(values)) if values else math.nan
+
+        returned, solved = mean(collector.episode_return), mean(collector.success)
+        return Status(self.steps, self.config.steps, speed, returned, solved, evaluation)
+
+    def _evaluate(self, evaluator: Evaluator) -> Evaluation:
+        """Judge the agent, and keep it if none was better."""
+        evaluation = evaluator.run(self.agent)
+        if evaluation.episode_return >= self._best:
+            self._best = evaluation.episode_return
+            state = {"agent": self.agent.state_dict(), "steps": self.steps, "episode_return": self._best}
+            save_tensors(self.run / BEST, state)
+        return evaluation
 
     def _update(self, collector: Collector) -> dict[str, float]:
         config = self.config
@@ -150,6 +194,11 @@ class Trainer:
         return logs
 
 
+def best_return(run: Path) -> float:
+    """Mean return of the run's best evaluation; minus infinity before the first one."""
+    return float(load_checkpoint(run, BEST)["episode_return"]) if (run / BEST).exists() else -math.inf
+
+
 def train(config: TrainConfig, run: Path, report: Callable[[Status], None] | None = None) -> None:
     """Train a new agent into the folder `run`. Raises GanglionError if the folder holds a run already."""
     if (run / "config.json").exists():
@@ -157,9 +206,24 @@ def train(config: TrainConfig, run: Path, report: Callable[[Status], None] | Non
     Trainer(config, run, resume=False).fit(report)
 
 
-def resume(run: Path, report: Callable[[Status], None] | None = None) -> None:
-    """Continue an interrupted run with its own settings. Raises GanglionError if it cannot be loaded."""
+def resume(
+    run: Path, report: Callable[[Status], None] | None = None, steps: int | None = None, device: str | None = None
+) -> None:
+    """Continue a run with its own settings, or to another number of `steps`, or on another `device`.
+
+    Raises GanglionError if it cannot be loaded, or is finished.
+    """
     config = load_config(run)
     if not isinstance(config, TrainConfig):
         raise GanglionError(f"{run} learns from bags, not in simulation")
-    Trainer(config, run, resume=True).fit(report)
+    config = replace(config, steps=config.steps if steps is None else steps, device=device or config.device)
+    trainer = Trainer(config, run, resume=True)
+    if trainer.steps >= config.steps:
+        raise GanglionError(
+            f"{run} is finished: {trainer.steps} of {config.steps} steps; to go on, give it more: "
+            f"ganglion train --resume {run} --steps {2 * trainer.steps}"
+        )
+    save_config(run, config)
+    for stale in run.glob("*.tmp"):  # of writes that a kill cut off
+        stale.unlink()
+    trainer.fit(report)

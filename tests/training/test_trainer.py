@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +18,13 @@ from runtime.errors import GanglionError
 from training.agent.config import InferenceConfig
 from training.checkpoint import load_agent, load_checkpoint, load_config
 from training.config import TrainConfig
+from training.interrupts import Interrupted
 from training.presets import command_line, preset
 from training.trainer import Status, Trainer, resume, train
 
 SMALL = replace(
-    preset("cartpole"), steps=512, num_envs=4, horizon=32, sequence=16, model_only_steps=200, checkpoint_every=2,
-    overshoot=4, model_epochs=1,
+    preset("cartpole"), steps=512, num_envs=4, horizon=32, sequence=16, model_only_steps=200, checkpoint_every=256,
+    overshoot=4, model_epochs=1, eval_every=256, eval_episodes=2,
 )  # fmt: skip
 
 
@@ -69,7 +72,7 @@ def test_same_seed_same_weights(tmp_path: Path) -> None:
 
 def test_a_walker_learns_around_its_gait(tmp_path: Path) -> None:
     config = replace(
-        preset("a1_walk"), steps=512, num_envs=4, horizon=64, model_only_steps=200, workers=1, overshoot=4
+        preset("a1_walk"), steps=512, num_envs=4, horizon=64, model_only_steps=200, workers=1, overshoot=4, eval_every=0
     )  # fmt: skip
     train(config, tmp_path / "a")
     agent, loaded, _ = load_agent(tmp_path / "a")
@@ -98,13 +101,13 @@ def test_a_policy_of_another_size_is_refused(finished: tuple[Path, list[Status]]
     assert not (tmp_path / "a").exists()
 
 
-def test_an_interrupted_run_is_saved(tmp_path: Path) -> None:
-    def interrupt(status: Status) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(SMALL, tmp_path / "run", interrupt)
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_saved(tmp_path: Path, signum: signal.Signals) -> None:
+    with pytest.raises(Interrupted) as caught:
+        train(SMALL, tmp_path / "run", lambda status: os.kill(os.getpid(), signum))
+    assert caught.value.signum == signum
     assert load_checkpoint(tmp_path / "run")["steps"] == 128
+    assert signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler)
 
 
 def test_divergence_names_the_term_and_keeps_the_checkpoint(tmp_path: Path) -> None:

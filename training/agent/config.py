@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from runtime.contract import REFINEMENT_METHODS, Node
 from runtime.errors import GanglionError
 from training.agent.gait import TrotConfig
+from training.ranges import Count, Finite, Natural, check_ranges
 
 SCHEDULES = ("constant", "chebyshev", "learned")
 HEADS = ("gaussian", "squashed", "deterministic", "categorical")
@@ -22,15 +23,16 @@ class InferenceConfig:
     with the posterior covariance carried from tick to tick."""
     schedule: str = "learned"
     """Step sizes of the methods gradient and diagonal, and of gauss_newton in blocks: constant, chebyshev, learned."""
-    covariance_block: int = 0
+    covariance_block: Natural = 0
     """Size of the diagonal blocks in which gauss_newton keeps the covariance; divides the number of latents, 0 is all
     of them. A tick costs about Z^2 times this."""
-    default_steps: int = 1
+    default_steps: Natural = 1
     """Refinement steps that a deployment uses unless told otherwise."""
-    max_steps: int = 8
+    max_steps: Natural = 8
     """Largest number of refinement steps."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.method not in REFINEMENT_METHODS:
             known = ", ".join(REFINEMENT_METHODS)
             raise GanglionError(f"there is no inference method '{self.method}'; expected one of {known}")
@@ -59,7 +61,7 @@ class AgentConfig:
     """The node that the policy reads."""
     tied: tuple[int, ...] = ()
     """Channel to which each leading latent of the observed nodes is tied, so that it has that channel's unit."""
-    hidden: int = 64
+    hidden: Count = 64
     """Width of every hidden layer."""
     precision_by_state: bool = False
     """Let the precisions depend on the last latent and action (temporal prior) and on the prior mean (channels)."""
@@ -73,12 +75,13 @@ class AgentConfig:
     before a tanh. categorical: a logit of every one of the task's choices."""
     choices: tuple[tuple[float, ...], ...] = ()
     """Normalised action (A,) of each choice, where the task has a discrete action."""
-    initial_log_std: float = -0.5
+    initial_log_std: Finite = -0.5
     """Logarithm of a gaussian policy's standard deviation at the start of training."""
     gait: TrotConfig | None = None
     """Pattern generator whose action the policy corrects."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.head not in HEADS:
             raise GanglionError(f"there is no policy head '{self.head}'; expected one of {', '.join(HEADS)}")
         if (self.head == "categorical") != bool(self.choices):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from training.agent.agent import Agent
 from training.algorithms.base import Algorithm
 from training.config import Options, TrainConfig
+from training.ranges import Count, NonNegative, Positive, Share
 from training.returns import gae
 from training.rollout import Rollout
 
@@ -21,19 +22,19 @@ _LEARNING_RATES = (1e-5, 3e-3)
 class PPOOptions(Options):
     """Settings of PPO."""
 
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Start of Adam's step size, adapted to `target_kl`."""
-    gae_lambda: float = 0.95
+    gae_lambda: Share = 0.95
     """Trace of the generalised advantage estimate."""
-    clip: float = 0.2
+    clip: Positive = 0.2
     """Clipping range of the probability ratio."""
-    epochs: int = 5
+    epochs: Count = 5
     """Passes over each batch."""
-    minibatches: int = 4
+    minibatches: Count = 4
     """Minibatches per pass."""
-    target_kl: float = 0.02
+    target_kl: Positive = 0.02
     """KL divergence per update that the step size aims at."""
-    entropy: float = 0.0
+    entropy: NonNegative = 0.0
     """Weight of the entropy bonus."""
 
 

@@ -26,18 +26,18 @@ class QNetworks(nn.Module):
             uniform(i, 1, o) for i, o in ((inputs, hidden), (hidden, hidden), (hidden, outputs))
         )
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(count, B, outputs) for (B, inputs)."""
-        rows: Tensor = inputs.expand(len(self.weights[0]), *inputs.shape)
+    def forward(self, inputs: Tensor, count: int | None = None) -> Tensor:
+        """(count, B, outputs) for (B, inputs), of the first `count` networks alone if it is given."""
+        rows: Tensor = inputs.expand(len(self.weights[0][:count]), *inputs.shape)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            rows = torch.baddbmm(bias, rows, weight)
+            rows = torch.baddbmm(bias[:count], rows, weight[:count])
             if layer < len(self.weights) - 1:
                 rows = torch.relu_(rows)
         return rows
 
-    def q(self, s: Situation, action: Tensor) -> Tensor:
-        """Value of every network (count, B) for actions (B, A), of networks with one output."""
-        values: Tensor = self(torch.cat((s.z, s.x, action), -1))
+    def q(self, s: Situation, action: Tensor, count: int | None = None) -> Tensor:
+        """Value of the first `count` networks, or all (count, B), for actions (B, A), of networks with one output."""
+        values: Tensor = self(torch.cat((s.z, s.x, action), -1), count)
         return values.squeeze(-1)
 
     def choices(self, s: Situation) -> Tensor:

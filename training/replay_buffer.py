@@ -46,7 +46,7 @@ class Batch:
 
 
 class ReplayBuffer:
-    """The last `capacity` transitions, in float32; the oldest one makes place for the newest."""
+    """The last `capacity` transitions, in float32 beside the CPU; the oldest one makes place for the newest."""
 
     def __init__(
         self, capacity: int, z: int, x: int, action: int, discrete: bool, seed: int, folder: Path | None = None
@@ -58,11 +58,11 @@ class ReplayBuffer:
         self.capacity = capacity
         self._discrete = discrete
         self._widths = [z, x, 1 if discrete else action, 1, 1, z, x]
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator("cpu").manual_seed(seed)
         sizes = [_MAGIC, capacity, z, x, action, int(discrete)]
         if folder is None:
             self._counts = np.zeros(2, dtype=np.int64)
-            self._rows = torch.empty(capacity, sum(self._widths))
+            self._rows = torch.empty(capacity, sum(self._widths), dtype=torch.float32, device="cpu")
         else:
             self._counts, self._rows = _mapped(folder, sizes, sum(self._widths))
             self._mend()
@@ -77,7 +77,9 @@ class ReplayBuffer:
         """Put the last whole row in the place of those that were being written when the run was killed."""
         begun, written = (int(n) for n in self._counts)
         if begun > written > 0:
-            self._rows[torch.arange(written, begun) % self.capacity] = self._rows[(written - 1) % self.capacity].clone()
+            self._rows[torch.arange(written, begun, device="cpu") % self.capacity] = self._rows[
+                (written - 1) % self.capacity
+            ].clone()
         self._counts[0] = written
 
     def add(self, rollout: Rollout) -> None:
@@ -87,7 +89,7 @@ class ReplayBuffer:
             raise GanglionError("a replay buffer keeps no state of a gait; choose an on-policy --algo, for example ppo")
         action, reward, terminated = (v.flatten(0, 1) for v in (rollout.action, rollout.reward, rollout.terminated))
         columns = [now.z, now.x, action, reward, terminated, after.z, after.x]
-        rows = torch.cat([c.reshape(len(reward), -1).float() for c in columns], -1)
+        rows = torch.cat([c.reshape(len(reward), -1).float() for c in columns], -1).cpu()
         if rows.shape[1] != self._rows.shape[1]:
             raise GanglionError(
                 f"a transition of this rollout is {rows.shape[1]} numbers, the replay buffer keeps "
@@ -108,7 +110,7 @@ class ReplayBuffer:
 
     def sample(self, size: int) -> Batch:
         """`size` transitions, drawn with replacement."""
-        return self.at(torch.randint(len(self), (size,), generator=self._generator))
+        return self.at(torch.randint(len(self), (size,), generator=self._generator, device="cpu"))
 
     def everything(self) -> Batch:
         """All transitions, in no order that means anything."""
@@ -119,7 +121,8 @@ class ReplayBuffer:
         return self._batch(self._rows.index_select(0, index))
 
     def _batch(self, rows: Tensor) -> Batch:
-        z, x, action, reward, terminated, next_z, next_x = rows.split(self._widths, -1)
+        on_device = rows.to(torch.get_default_device())
+        z, x, action, reward, terminated, next_z, next_x = on_device.split(self._widths, -1)
         return Batch(
             Situation(z, x),
             action.squeeze(-1).long() if self._discrete else action,

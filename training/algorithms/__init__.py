@@ -6,9 +6,13 @@ from typing import Any
 
 from runtime.errors import GanglionError
 from training.algorithms.base import Algorithm
+from training.algorithms.ddpg import DDPG
+from training.algorithms.nfqca import NFQCA
 from training.algorithms.ppo import PPO
+from training.algorithms.sac import SAC
+from training.algorithms.td3 import TD3
 
-ALGORITHMS: dict[str, type[Algorithm[Any]]] = {a.name: a for a in (PPO,)}
+ALGORITHMS: dict[str, type[Algorithm[Any]]] = {a.name: a for a in (PPO, NFQCA, DDPG, TD3, SAC)}
 """Every learning algorithm by its name."""
 
 

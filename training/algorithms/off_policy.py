@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from training.rollout import Rollout
 
 
 @dataclass(frozen=True)
-class OffPolicyOptions(Options):
+class ReplayOptions(Options):
     """Settings of every algorithm with a replay buffer."""
 
     buffer_size: int = 300_000
@@ -34,17 +35,29 @@ class OffPolicyOptions(Options):
     """Transitions in each gradient step."""
     gradient_steps: float = 1.0
     """Gradient steps per environment step."""
-    tau: float = 0.005
-    """Share of the learned weights that the target networks take on in each gradient step."""
     learning_rate: float = 3e-4
     """Adam's step size for the policy."""
+
+
+@dataclass(frozen=True)
+class CriticOptions(ReplayOptions):
+    """Settings of those that learn critics beside the policy."""
+
     critic_learning_rate: float = 3e-4
     """Adam's step size for the critics."""
     critic_hidden: int = 0
     """Width of the critics' hidden layers; 0 is that of the agent."""
 
 
-P = TypeVar("P", bound=OffPolicyOptions)
+@dataclass(frozen=True)
+class OffPolicyOptions(CriticOptions):
+    """Settings of those whose critics have target networks that follow."""
+
+    tau: float = 0.005
+    """Share of the learned weights that the target networks take on in each gradient step."""
+
+
+P = TypeVar("P", bound=ReplayOptions)
 
 
 class OffPolicy(Algorithm[P]):
@@ -77,8 +90,9 @@ class OffPolicy(Algorithm[P]):
 
     def make_critics(self, count: int) -> tuple[QNetworks, QNetworks]:
         """Networks of (z, x, a), or of (z, x) with an output for each choice, and their targets, equal to them."""
-        agent = self.agent
-        hidden = self.options.critic_hidden or agent.config.hidden
+        agent, o = self.agent, self.options
+        assert isinstance(o, CriticOptions)
+        hidden = o.critic_hidden or agent.config.hidden
         inputs, choices = agent.model.size + agent.observation_size, len(agent.config.choices)
         shape = (inputs, hidden, choices) if choices else (inputs + agent.action_size, hidden, 1)
         critics = QNetworks(*shape, count)
@@ -88,6 +102,10 @@ class OffPolicy(Algorithm[P]):
     def explore(self, situation: Situation) -> Tensor:
         if self.buffer.total >= self.options.learning_starts:
             return self.try_out(situation)
+        return self.random_action(situation)
+
+    def random_action(self, situation: Situation) -> Tensor:
+        """Uniform over the choices, or over the whole range of a continuous action."""
         rows = len(situation.x)
         if self.agent.config.choices:
             return torch.randint(len(self.agent.config.choices), (rows,))
@@ -103,16 +121,24 @@ class OffPolicy(Algorithm[P]):
         if self.buffer.total < self.options.learning_starts:
             return {}
         losses: dict[str, list[Tensor]] = {}
-        for _ in range(max(1, round(self.options.gradient_steps * rollout.reward.numel()))):
-            self.updates += 1
-            for name, loss in self.learn(self.buffer.sample(self.options.batch_size)).items():
+        for step in self.improve(max(1, round(self.options.gradient_steps * rollout.reward.numel()))):
+            for name, loss in step.items():
                 losses.setdefault(name, []).append(loss)
         logs = {f"train/{name}": torch.stack(values).mean().item() for name, values in losses.items()}
         return logs | {"train/learning_rate": self.options.learning_rate}
 
-    @abstractmethod
+    def improve(self, steps: int) -> Iterator[dict[str, Tensor]]:
+        """Make so many gradient steps; what `learn` gives of each."""
+        for _ in range(steps):
+            self.updates += 1
+            yield self.learn(self.buffer.sample(self.options.batch_size))
+
     def learn(self, batch: Batch) -> dict[str, Tensor]:
-        """One gradient step; what is worth logging of it (), detached, by its name after `train/`."""
+        """One gradient step; what is worth logging of it (), detached, by its name after `train/`.
+
+        An algorithm whose steps are not made one by one on new batches overrides `improve` instead.
+        """
+        raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
         parts = {name: part.state_dict() for name, part in self.parts.items()}
@@ -135,6 +161,12 @@ def descend(optimizer: Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
     loss.backward(inputs=[p for group in optimizer.param_groups for p in group["params"]])
     optimizer.step()
+
+
+def minibatches(rows: int, size: int, count: int) -> Iterator[Tensor]:
+    """So many minibatches of indices below `rows`, in passes over all of them, each pass in a new order."""
+    passes = (torch.randperm(n).split(size) for n in itertools.repeat(rows))
+    return itertools.islice(itertools.chain.from_iterable(passes), count)
 
 
 def bellman_target(batch: Batch, gamma: float, following: Tensor) -> Tensor:

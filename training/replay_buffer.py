@@ -77,9 +77,8 @@ class ReplayBuffer:
         """Put the last whole row in the place of those that were being written when the run was killed."""
         begun, written = (int(n) for n in self._counts)
         if begun > written > 0:
-            self._rows[torch.arange(written, begun, device="cpu") % self.capacity] = self._rows[
-                (written - 1) % self.capacity
-            ].clone()
+            torn = torch.arange(written, begun, device="cpu") % self.capacity
+            self._rows[torn] = self._rows[(written - 1) % self.capacity].clone()
         self._counts[0] = written
 
     def add(self, rollout: Rollout) -> None:

@@ -19,6 +19,7 @@ from training.algorithms.off_policy import OffPolicy, OffPolicyOptions, adam, be
 from training.config import TrainConfig
 from training.exploration import make_noise
 from training.q_networks import QNetworks, polyak
+from training.ranges import NonNegative, Positive
 from training.replay_buffer import Batch
 
 
@@ -28,11 +29,11 @@ class DDPGOptions(OffPolicyOptions):
 
     noise_type: str = "ornstein-uhlenbeck"
     """Noise of the actions tried: normal, or ornstein-uhlenbeck, which drifts from tick to tick."""
-    noise_std: float = 0.2
+    noise_std: NonNegative = 0.2
     """Its sigma, in normalised actions."""
-    noise_theta: float = 0.15
+    noise_theta: Positive = 0.15
     """How fast ornstein-uhlenbeck noise drifts back to zero."""
-    noise_dt: float = 1.0
+    noise_dt: Positive = 1.0
     """Time step of ornstein-uhlenbeck noise."""
 
 

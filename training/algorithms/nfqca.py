@@ -20,6 +20,7 @@ from training.algorithms.ddpg import policy_loss
 from training.algorithms.off_policy import CriticOptions, OffPolicy, adam, bellman_target, descend, minibatches
 from training.config import TrainConfig
 from training.exploration import GaussianNoise
+from training.ranges import Count, NonNegative
 from training.replay_buffer import Batch
 
 
@@ -27,11 +28,11 @@ from training.replay_buffer import Batch
 class NFQCAOptions(CriticOptions):
     """Settings of NFQCA."""
 
-    base_points: int = 8192
+    base_points: Count = 8192
     """Transitions drawn for the iterations after each rollout; all of them while there are fewer."""
-    iterations: int = 2
+    iterations: Count = 2
     """Iterations after each rollout, which share its gradient steps."""
-    noise_std: float = 0.2
+    noise_std: NonNegative = 0.2
     """Standard deviation of the gaussian noise of the actions tried, normalised."""
 
 

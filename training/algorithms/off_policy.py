@@ -19,6 +19,7 @@ from training.agent.situation import Situation
 from training.algorithms.base import Algorithm
 from training.config import Options, TrainConfig
 from training.q_networks import QNetworks
+from training.ranges import Count, Natural, Positive, UpToOne
 from training.replay_buffer import Batch, ReplayBuffer
 from training.rollout import Rollout
 
@@ -27,15 +28,15 @@ from training.rollout import Rollout
 class ReplayOptions(Options):
     """Settings of every algorithm with a replay buffer."""
 
-    buffer_size: int = 300_000
+    buffer_size: Count = 300_000
     """Transitions that the replay buffer keeps, on the disk in the run's folder."""
-    learning_starts: int = 2_000
+    learning_starts: Natural = 2_000
     """Transitions with random actions before learning starts."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Transitions in each gradient step."""
-    gradient_steps: float = 1.0
+    gradient_steps: Positive = 1.0
     """Gradient steps per environment step."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam's step size for the policy."""
 
 
@@ -43,9 +44,9 @@ class ReplayOptions(Options):
 class CriticOptions(ReplayOptions):
     """Settings of those that learn critics beside the policy."""
 
-    critic_learning_rate: float = 3e-4
+    critic_learning_rate: Positive = 3e-4
     """Adam's step size for the critics."""
-    critic_hidden: int = 0
+    critic_hidden: Natural = 0
     """Width of the critics' hidden layers; 0 is that of the agent."""
 
 
@@ -53,7 +54,7 @@ class CriticOptions(ReplayOptions):
 class OffPolicyOptions(CriticOptions):
     """Settings of those whose critics have target networks that follow."""
 
-    tau: float = 0.005
+    tau: UpToOne = 0.005
     """Share of the learned weights that the target networks take on in each gradient step."""
 
 
@@ -151,7 +152,7 @@ class OffPolicy(Algorithm[P]):
         self.buffer.restore(state["buffer"])
 
 
-def adam(parameters: Iterable[Tensor], learning_rate: float) -> Adam:
+def adam(parameters: Iterable[Tensor], learning_rate: Positive) -> Adam:
     """Adam that steps all parameters by one call."""
     return Adam(parameters, lr=learning_rate, fused=True)
 

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runtime.errors import GanglionError
 from training.agent.agent import Agent
 from training.agent.distributions import SquashedGaussian
 from training.agent.situation import Situation
 from training.algorithms.off_policy import OffPolicy, OffPolicyOptions, adam, bellman_target, descend
 from training.config import TrainConfig
 from training.q_networks import polyak
+from training.ranges import NonNegative, Positive
 from training.replay_buffer import Batch
 
 
@@ -31,16 +31,12 @@ from training.replay_buffer import Batch
 class SACOptions(OffPolicyOptions):
     """Settings of SAC."""
 
-    ent_coef: float = 0.1
+    ent_coef: Positive = 0.1
     """Temperature alpha at the start, reward per nat."""
-    ent_coef_learning_rate: float = 3e-4
+    ent_coef_learning_rate: NonNegative = 3e-4
     """Adam's step size for the logarithm of the temperature; 0 keeps it as it is."""
     target_entropy: float | None = None
     """Entropy (nats) that the temperature aims at; minus the number of actions if none."""
-
-    def __post_init__(self) -> None:
-        if not self.ent_coef > 0.0:
-            raise GanglionError(f"ent_coef is {self.ent_coef}, expected above 0; for hardly any entropy take 1e-9")
 
 
 def soft_value(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:

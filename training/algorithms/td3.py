@@ -13,6 +13,7 @@ from torch import Tensor
 
 from training.agent.situation import Situation
 from training.algorithms.ddpg import DDPG, DDPGOptions
+from training.ranges import Count, NonNegative
 from training.replay_buffer import Batch
 
 
@@ -22,11 +23,11 @@ class TD3Options(DDPGOptions):
 
     noise_type: str = "normal"
     """Noise of the actions tried: normal, or ornstein-uhlenbeck, which drifts from tick to tick."""
-    policy_delay: int = 2
+    policy_delay: Count = 2
     """Steps of the critics for each one of the policy and the targets."""
-    target_policy_noise: float = 0.2
+    target_policy_noise: NonNegative = 0.2
     """Standard deviation of the noise in the target's action, normalised."""
-    target_noise_clip: float = 0.5
+    target_noise_clip: NonNegative = 0.5
     """Largest size of that noise."""
 
 

@@ -98,8 +98,8 @@ class Collector:
             if tick % c.sequence == 0:
                 starts.append(self._state)
             mask = torch.as_tensor(self._dropout.step())
-            belief = agent.infer(self._x, mask, self._previous, self._state, steps)
-            situation = Situation(belief.z, self._x, belief.state.get("gait"))
+            state = agent.track(self._x, mask, self._previous, self._state, steps)
+            situation = Situation(state["z"], self._x, state.get("gait"))
             action = explore(situation)
             command = agent.command(action)
             if not torch.isfinite(command).all():
@@ -115,21 +115,21 @@ class Collector:
             cut = truncated & ~terminated
             if cut.any():
                 where = torch.as_tensor(cut).nonzero().squeeze(1)
-                finals.append((tick, where, self._final(where, info["final_obs"], belief.state, executed, steps)))
+                finals.append((tick, where, self._final(where, info["final_obs"], state, executed, steps)))
             done = terminated | truncated
             self._record_episodes(reward, done, info["success"])
+            self._first = torch.as_tensor(done, dtype=torch.float32)
+            self._state, self._previous = state, executed
             if done.any():
                 self._dropout.restart(done)
-            alive = torch.as_tensor(~done, dtype=torch.float32)
-            self._state = agent.restarted(belief.state, 1.0 - alive)
-            self._previous = executed * alive[:, None]
-            self._first = 1.0 - alive
+                self._state = agent.restarted(state, self._first)
+                self._previous = executed * (1.0 - self._first)[:, None]
             rows["reward"].append(torch.as_tensor(reward * (1 - c.gamma), dtype=torch.float32))
             rows["terminated"].append(torch.as_tensor(terminated, dtype=torch.float32))
             rows["done"].append(self._first)
         mask = torch.as_tensor(self._dropout.step())
-        belief = agent.infer(self._x, mask, self._previous, self._state, steps)
-        after = stack([*situations[1:], Situation(belief.z, self._x, belief.state.get("gait"))])
+        state = agent.track(self._x, mask, self._previous, self._state, steps)
+        after = stack([*situations[1:], Situation(state["z"], self._x, state.get("gait"))])
         for tick, where, final in finals:
             for part, value in zip(after, final):
                 if part is not None and value is not None:
@@ -141,8 +141,8 @@ class Collector:
         """Of the environments `where`, whose episodes a time limit cut at the observation `final`."""
         x = self._normalise(final)[where]
         before = {name: value[where] for name, value in state.items()}
-        belief = self.agent.infer(x, torch.ones_like(x), executed[where], before, steps[where])
-        return Situation(belief.z, x, belief.state.get("gait"))
+        reached = self.agent.track(x, torch.ones_like(x), executed[where], before, steps[where])
+        return Situation(reached["z"], x, reached.get("gait"))
 
     def _record_episodes(self, reward: np.ndarray, done: np.ndarray, success: np.ndarray) -> None:
         self._return += reward

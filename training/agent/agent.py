@@ -176,10 +176,13 @@ class Agent(nn.Module):
         if rows > 1:
             best = best * rows + torch.arange(rows, device=z.device)
         guarded = candidates.reshape(-1, z.shape[-1]).index_select(0, best)
-        carried = self.method.carry(guarded, start.gain) | {"sensors": start.sensors}
-        if self.gait is not None and start.gait is not None:
-            carried["gait"] = self.gait.advanced(start.gait, guarded)
-        return carried, energies.amin(0).flatten()
+        return self._carried(guarded, start.gain, start.sensors, start.gait), energies.amin(0).flatten()
+
+    def _carried(self, z: Tensor, gain: Tensor, sensors: Tensor, gait: Tensor | None) -> State:
+        carried = self.method.carry(z, gain) | {"sensors": sensors}
+        if self.gait is not None and gait is not None:
+            carried["gait"] = self.gait.advanced(gait, z)
+        return carried
 
     def infer(
         self,
@@ -207,6 +210,14 @@ class Agent(nn.Module):
                 goes_on = goes_on & (fall > tolerance)
         carried, free_energy = self.finish(start, z, x)
         return Belief(carried, free_energy, prediction, start, used)
+
+    def track(self, x: Tensor, mask: Tensor, action: Tensor, state: State, steps: Tensor) -> State:
+        """What `infer` carries on, alone: where readings are held, no free energy is needed for it."""
+        if not isinstance(self.method, Hold):
+            return self.infer(x, mask, action, state, steps).state
+        held, expected, _ = self.method.foresee(self.model, state, action)
+        z = held["z"] + self.encoder(mask * (x - expected))
+        return self._carried(z, z, state["sensors"], state.get("gait"))
 
     def features(self, z: Tensor) -> Tensor:
         """What the policy network reads (B, F) of a belief, but for a gait."""

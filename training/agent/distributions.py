@@ -39,7 +39,7 @@ class Distribution(ABC):
         """KL(self || other) (...) in nats; `other` is of the same kind."""
 
     @abstractmethod
-    def rows(self, index: Tensor) -> Distribution:
+    def rows(self, index: Tensor | slice) -> Distribution:
         """Those of the first axis at `index`."""
 
 
@@ -67,7 +67,7 @@ class Gaussian(Distribution):
         ratio, shift = self.std / other.std, (self.mean - other.mean) / other.std
         return (0.5 * (ratio * ratio + shift * shift - 1.0) - ratio.log()).sum(-1)
 
-    def rows(self, index: Tensor) -> Gaussian:
+    def rows(self, index: Tensor | slice) -> Gaussian:
         return Gaussian(self.mean[index], self.std[index])
 
 
@@ -98,7 +98,7 @@ class SquashedGaussian(Distribution):
         assert isinstance(other, SquashedGaussian)
         return self.inner.kl(other.inner)  # the same map on both sides leaves it as it is
 
-    def rows(self, index: Tensor) -> SquashedGaussian:
+    def rows(self, index: Tensor | slice) -> SquashedGaussian:
         return SquashedGaussian(self.inner.rows(index))
 
 
@@ -128,7 +128,7 @@ class Categorical(Distribution):
         assert isinstance(other, Categorical)
         return (self.log_probs.exp() * (self.log_probs - other.log_probs)).sum(-1)
 
-    def rows(self, index: Tensor) -> Categorical:
+    def rows(self, index: Tensor | slice) -> Categorical:
         return Categorical(self.logits[index])
 
 

@@ -18,7 +18,7 @@ class Situation(NamedTuple):
     gait: Tensor | None = None
     """State of the gait (..., S), where there is one."""
 
-    def rows(self, index: Tensor) -> Situation:
+    def rows(self, index: Tensor | slice) -> Situation:
         """Those of the first axis at `index`."""
         return Situation(self.z[index], self.x[index], None if self.gait is None else self.gait[index])
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from training.agent.agent import Agent
+from training.agent.distributions import Distribution
+from training.agent.situation import Situation
 from training.algorithms.base import Algorithm
 from training.config import Options, TrainConfig
 from training.ranges import Count, NonNegative, Positive, Share
@@ -23,7 +26,7 @@ class PPOOptions(Options):
     """Settings of PPO."""
 
     learning_rate: Positive = 1e-3
-    """Start of Adam's step size, adapted to `target_kl`."""
+    """Start of Adam's step size."""
     gae_lambda: Share = 0.95
     """Trace of the generalised advantage estimate."""
     clip: Positive = 0.2
@@ -32,15 +35,38 @@ class PPOOptions(Options):
     """Passes over each batch."""
     minibatches: Count = 4
     """Minibatches per pass."""
-    target_kl: Positive = 0.02
-    """KL divergence per update that the step size aims at."""
+    target_kl: NonNegative = 0.02
+    """KL divergence per update that the step size aims at; 0 leaves the step size as it is."""
     entropy: NonNegative = 0.0
     """Weight of the entropy bonus."""
+    max_grad_norm: Positive = 1.0
+    """Longest gradient, of policy and critic together."""
 
 
 def clipped_objective(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """min(rho A, clip(rho, 1 - eps, 1 + eps) A), elementwise."""
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+class Batch(NamedTuple):
+    """What the objective reads of T N ticks, in any order."""
+
+    now: Situation
+    action: Tensor
+    """(B, A), or (B,) int64 where actions are choices."""
+    old: Distribution
+    """Policy that acted."""
+    old_log_prob: Tensor
+    """(B,)."""
+    advantage: Tensor
+    """(B,)."""
+    target: Tensor
+    """Of the value (B,)."""
+
+    def rows(self, index: Tensor | slice) -> Batch:
+        """Those at `index`."""
+        now, old = self.now.rows(index), self.old.rows(index)
+        return Batch(now, self.action[index], old, self.old_log_prob[index], self.advantage[index], self.target[index])
 
 
 class PPO(Algorithm[PPOOptions]):
@@ -53,49 +79,61 @@ class PPO(Algorithm[PPOOptions]):
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)
         self.parameters = [*agent.policy.parameters(), *agent.critic.parameters(), agent.log_std]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns the mean of each quantity worth logging."""
-        o, agent = self.options, self.agent
-        situation, action = rollout.now.flat(), rollout.action.flatten(0, 1)
-        with torch.no_grad():
-            old = agent.distribution(situation.z, situation.gait)
-            old_log_prob = old.log_prob(action)
-            value, following = agent.value(*rollout.now), agent.value(*rollout.after)
-            advantage = gae(
-                rollout.reward, value, following, rollout.terminated, rollout.done, self.config.gamma, o.gae_lambda
-            )
+        o = self.options
+        batch, value = self._batch(rollout)
+        size = math.ceil(len(batch.target) / o.minibatches)
+        logs: list[tuple[Tensor, Tensor, Tensor]] = []
+        for _ in range(o.epochs):
+            shuffled = batch.rows(torch.randperm(len(batch.target)))
+            for start in range(0, len(batch.target), size):
+                policy_loss, value_loss, entropy, kl = self._losses(shuffled.rows(slice(start, start + size)))
+                if o.target_kl > 0.0:
+                    self._follow_kl(kl.item())
+                self.optimizer.zero_grad()
+                (policy_loss + value_loss - o.entropy * entropy).backward()
+                nn.utils.clip_grad_norm_(self.parameters, o.max_grad_norm)
+                self.optimizer.step()
+                logs.append((policy_loss.detach(), value_loss.detach(), kl))
+        policy_loss, value_loss, kl = (torch.stack(column).mean() for column in zip(*logs, strict=True))
+        explained = 1 - (batch.target - value).var() / (batch.target.var() + 1e-8)
+        return {
+            "train/policy_loss": policy_loss.item(),
+            "train/value_loss": value_loss.item(),
+            "train/approx_kl": kl.item(),
+            "train/explained_variance": explained.item(),
+            "train/std": self.agent.log_std.exp().mean().item(),
+            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+
+    @torch.no_grad()
+    def _batch(self, rollout: Rollout) -> tuple[Batch, Tensor]:
+        """The rollout with its advantages, normalised, and the value (T N,) that the critic gave."""
+        agent, now, action = self.agent, rollout.now.flat(), rollout.action.flatten(0, 1)
+        old = agent.distribution(now.z, now.gait)
+        value, following = agent.value(*rollout.now), agent.value(*rollout.after)
+        advantage = gae(
+            rollout.reward, value, following, rollout.terminated, rollout.done, self.config.gamma,
+            self.options.gae_lambda,
+        )  # fmt: skip
         target = (advantage + value).flatten()
         advantage = advantage.flatten()
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        logs: list[tuple[float, float, float]] = []
-        for _ in range(o.epochs):
-            for index in torch.randperm(len(action)).chunk(o.minibatches):
-                now = situation.rows(index)
-                distribution = agent.distribution(now.z, now.gait)
-                ratio = (distribution.log_prob(action[index]) - old_log_prob[index]).exp()
-                policy_loss = -clipped_objective(ratio, advantage[index], o.clip).mean()
-                value_loss = (agent.value(*now) - target[index]).square().mean()
-                entropy = distribution.entropy().mean()
-                with torch.no_grad():
-                    kl = old.rows(index).kl(distribution).mean().item()
-                self._follow_kl(kl)
-                self.optimizer.zero_grad()
-                (policy_loss + value_loss - o.entropy * entropy).backward()
-                nn.utils.clip_grad_norm_(self.parameters, 1.0)
-                self.optimizer.step()
-                logs.append((policy_loss.item(), value_loss.item(), kl))
-        policy_loss, value_loss, kl = (sum(column) / len(logs) for column in zip(*logs, strict=True))
-        explained = 1 - (target - value.flatten()).var() / (target.var() + 1e-8)
-        return {
-            "train/policy_loss": policy_loss,
-            "train/value_loss": value_loss,
-            "train/approx_kl": kl,
-            "train/explained_variance": explained.item(),
-            "train/std": agent.log_std.exp().mean().item(),
-            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
-        }
+        return Batch(now, action, old, old.log_prob(action), advantage, target), value.flatten()
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Losses of policy and value, entropy, and the KL divergence from the old policy, each ()."""
+        agent, now = self.agent, batch.now
+        distribution = agent.distribution(now.z, now.gait)
+        ratio = (distribution.log_prob(batch.action) - batch.old_log_prob).exp()
+        policy_loss = -clipped_objective(ratio, batch.advantage, self.options.clip).mean()
+        value_loss = (agent.value(*now) - batch.target).square().mean()
+        with torch.no_grad():
+            kl = batch.old.kl(distribution).mean()
+        return policy_loss, value_loss, distribution.entropy().mean(), kl
 
     def _follow_kl(self, kl: float) -> None:
         low, high = _LEARNING_RATES

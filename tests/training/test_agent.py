@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from runtime.contract import Node
 from tests.training.models import GRAPHS, KALMAN, METHODS, A, D, draw, make_agent, tied_agent
 from training.agent.agent import Agent, Belief, State
-from training.agent.config import AgentConfig
+from training.agent.config import AgentConfig, InferenceConfig
 from training.agent.distributions import Gaussian
 from training.agent.networks import SkipMLP
 
@@ -177,3 +178,18 @@ def test_a_policy_on_a_hidden_node_reads_that_node_alone() -> None:
     agent = Agent(AgentConfig(GRAPHS["chain"], "middle", TIED, 8), D, A).double()
     z, own = torch.randn(B, agent.model.size).double(), agent.model.slices["middle"]
     assert torch.equal(agent.act(z), agent.policy(z[:, own]))
+
+
+@pytest.mark.parametrize("method", ["hold", "amortized", "gauss_newton"])
+def test_tracking_carries_what_inference_carries_to_the_last_bit(method: str) -> None:
+    inference = InferenceConfig(method, max_steps=2)
+    torch.manual_seed(0)
+    channels = (2, 0, 1)
+    agent = Agent(AgentConfig(nodes=(Node("state", 3),), hidden=8, tied=channels, inference=inference), 3, 2)
+    x, action = torch.randn(B, 3), torch.randn(B, 2)
+    mask = torch.randint(2, (B, 3)).float()
+    state = agent.initial(B) | {"z": torch.randn(B, 3)}
+    expected, got = agent.infer(x, mask, action, state, full(2)).state, agent.track(x, mask, action, state, full(2))
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert not torch.equal(got["z"], state["z"])

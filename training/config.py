@@ -75,6 +75,9 @@ class TrainConfig:
     with 1, every update is one."""
     device: str = "auto"
     """Where the agent computes and learns: cpu, cuda or mps; auto is a GPU where there is one."""
+    learning_threads: Count = 1
+    """Threads of torch while the agent learns on a CPU: more help large networks on cores that have nothing else to do,
+    and round differently."""
     agent: AgentConfig = field(default_factory=AgentConfig)
     """The network."""
 

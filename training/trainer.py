@@ -181,10 +181,12 @@ class Trainer:
         rollout = collector.collect(self.algorithm.explore)
         self.steps += config.num_envs * config.horizon
         logs: dict[str, float] = {}
+        torch.set_num_threads(config.learning_threads)
         if self.steps > config.model_only_steps:  # before the model moves what the policy reads
             logs |= self.algorithm.update(rollout)
             self._bound_noise(self.steps / config.steps)
         logs |= self.world_model.update(rollout, self.steps / config.steps)
+        torch.set_num_threads(1)
         bad = [name for name, value in logs.items() if not math.isfinite(value)]
         if bad:
             raise GanglionError(

@@ -1,0 +1,128 @@
+"""Our algorithms on the PyBullet benchmark, against the scores that rl-baselines3-zoo has published.
+
+    python -m benchmarks.pybullet [--envs HalfCheetahBulletEnv-v0 …] [--algos ppo sac] [--seeds 0] [--output FOLDER]
+
+Each run trains with the zoo's settings (see `benchmarks.zoo`) and for as many steps; at its end the deployed action is
+judged in 100 episodes. Ctrl-C and SIGTERM save; run again to go on. The folder of each run keeps its learning curve as
+progress.jsonl; pybullet.json holds the results and the curves, pybullet.md the table.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from benchmarks.zoo import PUBLISHED, settings
+from runtime.files import write_bytes, write_json
+from training.checkpoint import load_agent
+from training.evaluation import evaluate
+from training.progress import STEPS, WALL_TIME, read_progress
+from training.trainer import Status, resume, train
+
+_CURVE = ("rollout/ep_rew_mean", "eval/mean_reward")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train on the PyBullet benchmark."""
+
+    envs: tuple[str, ...] = ("HalfCheetahBulletEnv-v0", "HopperBulletEnv-v0")
+    """Environments of gymnasium."""
+    algos: tuple[str, ...] = ("ppo", "sac")
+    """Algorithms."""
+    seeds: tuple[int, ...] = (0,)
+    """One run each."""
+    steps: int = 0
+    """Environment steps of each run; 0 is as many as published."""
+    episodes: int = 100
+    """Of the deployed action at the end."""
+    workers: int = 2
+    """Processes that share the simulations."""
+    threads: int = 1
+    """Threads of torch while it learns; as many as cores on a machine that does nothing else."""
+    output: Path = field(default_factory=lambda: Path("runs/pybullet"))
+    """Folder of the runs and the results."""
+
+
+def main(options: Options) -> list[dict[str, Any]]:
+    """Train what is not finished, and return one row for every environment, algorithm and seed."""
+    rows = []
+    for env in options.envs:
+        for algo in options.algos:
+            for seed in options.seeds:
+                rows.append(_run(env, algo, seed, options))
+                write_json(options.output / "pybullet.json", rows)
+                write_bytes(options.output / "pybullet.md", table(rows).encode())
+    Console(soft_wrap=True).print(table(rows), markup=False)
+    return rows
+
+
+def _run(env: str, algo: str, seed: int, options: Options) -> dict[str, Any]:
+    """The result of one run, which is trained to its end if it is not yet."""
+    run = options.output / f"{env}-{algo}-{seed}"
+    result = run / "result.json"
+    if not result.exists():
+        config = settings(env, algo, seed, options.steps or None, options.threads, options.workers)
+        report = _Report(run.name)
+        if not (run / "config.json").exists():
+            train(config, run, report)
+        elif load_agent(run)[2] < config.steps:
+            resume(run, report, config.steps)
+        agent, _, steps = load_agent(run)
+        judged = evaluate(agent, config, options.episodes, workers=options.workers)
+        write_json(result, {"env": env, "algo": algo, "seed": seed, "steps": steps, **asdict(judged)})
+    known: dict[str, Any] = json.loads(result.read_text())
+    return known | {"published": PUBLISHED.get((env, algo)), "curve": _curve(run)}
+
+
+def _curve(run: Path) -> list[dict[str, float]]:
+    """Steps, seconds since the first entry, and the returns of training and of evaluations, where there are any."""
+    entries = read_progress(run)
+    return [
+        {"steps": e[STEPS], "seconds": round(e[WALL_TIME] - entries[0][WALL_TIME], 1)}
+        | {name: round(e[name], 1) for name in _CURVE if name in e}
+        for e in entries
+        if any(name in e for name in _CURVE)
+    ]
+
+
+class _Report:
+    """Prints a line a minute."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._last = name, 0.0
+        self._console = Console(soft_wrap=True)
+
+    def __call__(self, status: Status) -> None:
+        judged = status.evaluation
+        if judged is None and time.monotonic() - self._last < 60.0:
+            return
+        self._last = time.monotonic()
+        line = f"{self._name}: {status.steps:,} of {status.total_steps:,}, {status.steps_per_s:.0f} steps/s"
+        line += f", return {status.episode_return:.0f}"
+        self._console.print(line + (f", deployed {judged.episode_return:.0f}" if judged else ""), markup=False)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """In Markdown."""
+    lines = [
+        "| environment | algorithm | seed | steps | return of the deployed action | published |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = (
+            row["env"], row["algo"], str(row["seed"]), f"{row['steps']:,}",
+            f"{row['episode_return']:.0f} ± {row['return_std']:.0f}", str(row["published"] or "–"),
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

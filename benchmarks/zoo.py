@@ -1,0 +1,57 @@
+"""Tasks, settings and scores of the PyBullet benchmark of rl-baselines3-zoo, for our trainer.
+
+Its tuned settings (hyperparams/ppo.yml and sac.yml) hold here, with these differences. Our networks have ELU units
+where theirs have ReLU, and two equal layers: 350 and 350 have as many weights as SAC's 400 and 300. Exploration is
+independent from tick to tick, not by noise that depends on the state (gSDE). Readings are not normalised; the
+environments bound them to 5. Rewards are times 1 - gamma, not divided by a running deviation. Schedules are constant:
+only Hopper's are not (a clip range from 0.4 and SAC's step size fall to 0 there). The plain agent holds the last
+reading and learns no model, so that only the algorithm is compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runtime.errors import GanglionError
+from training.agent.config import InferenceConfig
+from training.algorithms.ppo import PPOOptions
+from training.algorithms.sac import SACOptions
+from training.augment import NO_FAILURES
+from training.config import TrainConfig
+from training.presets import preset
+
+PUBLISHED = {
+    ("HalfCheetahBulletEnv-v0", "ppo"): 2925,
+    ("HalfCheetahBulletEnv-v0", "sac"): 2792,
+    ("HopperBulletEnv-v0", "ppo"): 2575,
+    ("HopperBulletEnv-v0", "sac"): 2603,
+}
+"""Mean return of the zoo's benchmark.md, of one run each, by environment and algorithm."""
+STEPS = {"ppo": 2_000_000, "sac": 1_000_000}
+"""Environment steps of each of its runs."""
+WIDTH = {"ppo": 256, "sac": 350}
+"""Of both hidden layers."""
+
+
+def settings(
+    env: str, algo: str, seed: int = 0, steps: int | None = None, threads: int = 1, workers: int = 2
+) -> TrainConfig:
+    """The zoo's settings for an environment of gymnasium. Raises GanglionError for an algorithm that is not here."""
+    if algo not in STEPS:
+        raise GanglionError(f"there are settings of {' and '.join(STEPS)} here, not of '{algo}'")
+    config = preset(f"gym:{env}", algo)
+    agent = replace(config.agent, hidden=WIDTH[algo], inference=InferenceConfig("hold"), initial_log_std=-2.0)
+    plain = replace(
+        config, seed=seed, steps=steps or STEPS[algo], agent=agent, model_epochs=0, model_only_steps=0, overshoot=0,
+        refine=(0,), augmentation=NO_FAILURES, device="cpu", learning_threads=threads, workers=workers,
+    )  # fmt: skip
+    if algo == "ppo":
+        options = PPOOptions(
+            learning_rate=3e-5, gae_lambda=0.9, clip=0.4, epochs=20, minibatches=64, target_kl=0.0, max_grad_norm=0.5
+        )
+        return replace(plain, gamma=0.99, num_envs=16, horizon=512, sequence=16, options=options)
+    replay = SACOptions(
+        learning_rate=7.3e-4, critic_learning_rate=7.3e-4, ent_coef=1.0, ent_coef_learning_rate=7.3e-4, tau=0.02,
+        batch_size=256, buffer_size=300_000, learning_starts=10_000,
+    )  # fmt: skip
+    return replace(plain, gamma=0.98, num_envs=8, horizon=1, sequence=1, options=replay)

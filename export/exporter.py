@@ -41,9 +41,14 @@ class ExportReport:
 
 
 def export(
-    run: Path, output: Path, report: Callable[[str], None] | None = None, workers: int = 1, checks: bool = True
+    run: Path,
+    output: Path,
+    report: Callable[[str], None] | None = None,
+    workers: int = 1,
+    checks: bool = True,
+    best: bool = False,
 ) -> ExportReport:
-    """Write the trained agent of `run` as the bundle `output`, atomically.
+    """Write the trained agent of `run`, the last or the `best` one, as the bundle `output`, atomically.
 
     `report` is called with the name of each stage. So many `workers` fly what is calibrated. Without `checks`, every
     reading that arrives in its range is believed.
@@ -53,7 +58,7 @@ def export(
     """
     say = report or (lambda stage: None)
     say("load the run")
-    agent, config, steps = load_agent(run)
+    agent, config, steps = load_agent(run, best)
     agent.eval()
     contract = describe(agent, config, steps)
     with tempfile.TemporaryDirectory() as folder:

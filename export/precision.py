@@ -45,6 +45,7 @@ def export_as(
     workers: int = 1,
     checks: bool = True,
     episodes: int = 100,
+    best: bool = False,
 ) -> ExportReport:
     """Write `source`, the folder of a run or a bundle of fp32, as the bundle `output` of a precision, atomically.
 
@@ -52,11 +53,15 @@ def export_as(
     contract version 2 does, and `convert_bundle`.
     """
     bundle = source.suffix == ".onnx"
+    if bundle and best:
+        raise GanglionError(f"{source} is a bundle, which has no best checkpoint; give the folder of the run")
     if bundle and not is_version_2(source):
         return convert_bundle(Bundle.load(source), output, precision, report, workers, episodes)
 
     def first(path: Path) -> ExportReport:
-        return upgrade(source, path, report, workers) if bundle else export(source, path, report, workers, checks)
+        if bundle:
+            return upgrade(source, path, report, workers)
+        return export(source, path, report, workers, checks, best)
 
     if precision == PRECISIONS[0]:
         return first(output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -15,6 +15,9 @@ from ganglion.console import finish, load, load_or_draft, show, show_table, with
 from ganglion.options import BundlePath, Command, JsonPath, Names, Steps, cli
 from runtime.errors import GanglionError
 from runtime.tables import evaluation_table
+
+if TYPE_CHECKING:
+    from training.config import TrainConfig
 
 Tell = Callable[[str, int, int], None]
 """Takes what a progress bar says, the steps that are done, and all of them."""
@@ -41,27 +44,36 @@ class Tasks:
 @dataclass(frozen=True)
 class Train:
     """Train an agent for TASK, by default as is known to solve it, or with --from-bags DIR from recordings;
-    'train --resume RUN' continues a run.
+    'train --resume RUN' continues a run, with --steps N for longer.
     """
 
     config: Any
     """training.config.TrainConfig; None to resume."""
     output: Path
+    steps: int | None = None
+    """In all, to resume with; the run's own if None."""
+    device: str | None = None
+    """To resume on; the run's own if None."""
 
-    def run(self) -> None:
+    def run(self) -> int | None:
         from training.trainer import Status, resume, train
 
         def learn(tell: Tell) -> None:
+            deployed = ""
+
             def report(s: Status) -> None:
+                nonlocal deployed
+                if s.evaluation is not None:
+                    deployed = f", deployed {s.evaluation.episode_return:.1f}"
                 text = f"{s.steps_per_s:.0f} steps/s, return {s.episode_return:.1f}, {s.success_rate:.0%} solved"
-                tell(text, s.steps, s.total_steps)
+                tell(text + deployed, s.steps, s.total_steps)
 
             if self.config is None:
-                resume(self.output, report)
+                resume(self.output, report, self.steps, self.device)
             else:
                 train(self.config, self.output, report)
 
-        _learn(learn, "starting", self.output)
+        return _learn(learn, "starting", self.output)
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,7 @@ class TrainFromBags:
     contract: Path
     output: Path
 
-    def run(self) -> None:
+    def run(self) -> int | None:
         from training.cloning import CloneStatus, clone, resume_cloning
 
         def learn(tell: Tell) -> None:
@@ -87,16 +99,23 @@ class TrainFromBags:
             else:
                 clone(self.folder, self.contract, self.options, self.output, report)
 
-        _learn(learn, "reading", self.output)
+        return _learn(learn, "reading", self.output)
 
 
-def _learn(learn: Callable[[Tell], None], first: str, run: Path) -> None:
+def _learn(learn: Callable[[Tell], None], first: str, run: Path) -> int | None:
     """Do it with a progress bar, which says `first` until it is told more, and then what comes next."""
+    from training.interrupts import Interrupted
+
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(first, total=None)
-        learn(lambda text, done, total: bar.update(task, description=text, completed=done, total=total))
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(first, total=None)
+            learn(lambda text, done, total: bar.update(task, description=text, completed=done, total=total))
+    except Interrupted as interrupted:
+        show(f"{run} is {interrupted} and saved; go on with: ganglion train --resume {run}")
+        return 128 + interrupted.signum
     show(f"{run} is trained; next: ganglion export {run} -o FILE.onnx")
+    return None
 
 
 def parse_train(arguments: list[str]) -> Command:
@@ -110,6 +129,7 @@ def parse_train(arguments: list[str]) -> Command:
 
     named = bool(arguments) and not arguments[0].startswith("-")
     defaults = preset(arguments[0] if named else "kuka_reach", _algo(arguments))
+    _refuse_others(arguments, defaults)
     names = [f.name for f in fields(TrainConfig)]
     task = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
     folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="Folder of the run.")]
@@ -130,15 +150,45 @@ def _algo(arguments: list[str]) -> str:
     return "ppo"
 
 
+def _refuse_others(arguments: list[str], config: TrainConfig) -> None:
+    """Raises GanglionError for an option that only other algorithms have."""
+    from training.algorithms import ALGORITHMS
+
+    own = {f.name for f in fields(config.options)}
+    for word in (a.split("=")[0] for a in arguments if a.startswith("--")):
+        name = word[2:].replace("-", "_")
+        others = [a.name for a in ALGORITHMS.values() if name in {f.name for f in fields(a.options_class)}]
+        if others and name not in own | {f.name for f in fields(config)}:
+            known = ", ".join(f"--{n.replace('_', '-')}" for n in sorted(own)) or "none"
+            raise GanglionError(
+                f"{word} is an option of --algo {' or '.join(others)}, not of {config.algo}; its own are {known}"
+            )
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Continue a run where its last checkpoint is, with its own settings."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run."""
+    steps: int | None = None
+    """Environment steps in all, to train a finished run for longer; the run's own if not given."""
+    device: str | None = None
+    """Where to compute: auto, cpu, cuda or mps; the run's own if not given."""
+
+
 def _parse_resume(arguments: list[str]) -> Command:
     from training.bag_config import BagConfig
     from training.checkpoint import load_config
 
-    if len(arguments) != 1:
-        raise GanglionError("give the folder of the run and nothing else: ganglion train --resume RUN")
-    run = Path(arguments[0])
-    recorded = isinstance(load_config(run), BagConfig)
-    return TrainFromBags(None, Path(), Path(), run) if recorded else Train(None, run)
+    if not arguments:
+        raise GanglionError("give the folder of the run: ganglion train --resume RUN")
+    given = cli(Resume, "train --resume", arguments)
+    if not isinstance(load_config(given.run), BagConfig):
+        return Train(None, given.run, given.steps, given.device)
+    if given.steps is not None or given.device is not None:
+        raise GanglionError(f"{given.run} learns from bags, which goes on as it began; resume it without options")
+    return TrainFromBags(None, Path(), Path(), given.run)
 
 
 def _parse_from_bags(arguments: list[str]) -> TrainFromBags:
@@ -171,6 +221,8 @@ class Export:
     """Calibrate the checks of the sensors, which can take long; without, every reading in its range is believed."""
     episodes: int = 100
     """Episodes in which another precision than fp32 has to control as well as fp32."""
+    best: bool = False
+    """Take the best checkpoint by the run's evaluations instead of the last."""
 
     def run(self) -> None:
         from export.precision import export_as
@@ -183,7 +235,9 @@ class Export:
                 if not console.is_terminal:
                     console.print(stage)
 
-            report = export_as(self.source, self.output, self.precision, say, self.workers, self.checks, self.episodes)
+            report = export_as(
+                self.source, self.output, self.precision, say, self.workers, self.checks, self.episodes, self.best
+            )
         show(f"{self.output}: {report.size_bytes / 1000:.0f} kB; next: ganglion inspect {self.output}")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -131,7 +132,8 @@ class _Job:
 
 
 def _work(job: _Job) -> None:
-    """Obey until told to close or the parent is gone."""
+    """Obey until told to close or the parent is gone. Ctrl-C is the parent's, who may want a last step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     data = job.fields.view(job.block)
     share = _Share(job.task, job.worlds, data, job.indices)
     parent = multiprocessing.parent_process()
@@ -143,8 +145,6 @@ def _work(job: _Job) -> None:
                 return
             share.obey(order)
             job.done.release()
-    except KeyboardInterrupt:
-        return
     finally:
         share.close()
 

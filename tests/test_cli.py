@@ -291,6 +291,11 @@ def test_replay_of_many_bags(run: Run, kuka_path: Path, tmp_path: Path) -> None:
         (["video", ".", "-o", "x.mp4"], "is not a training run"),
         (["train", "--resume", "nowhere"], "nowhere is not a training run"),
         (["train", "--resume"], "ganglion train --resume RUN"),
+        (["train", "cartpole", "--algo", "magic"], "there is no algorithm 'magic'; expected one of"),
+        (["train", "cartpole", "--gamma", "1.5"], "gamma is 1.5, expected a number above 0 and below 1"),
+        (["train", "cartpole", "--learning-rate=-1"], "learning_rate is -1.0, expected a number above 0"),
+        (["train", "cartpole", "--device", "abacus", "--output", "x"], "there is no device 'abacus' on this machine"),
+        (["export", "KUKA", "-o", "x.onnx", "--best"], "is a bundle, which has no best checkpoint"),
     ],
 )
 def test_errors_are_one_line(

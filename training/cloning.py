@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from training.augment import SensorDropout
 from training.bag_config import BagConfig, LearnOptions
 from training.checkpoint import build_agent, load_checkpoint, load_config, save_checkpoint, save_config
 from training.from_bags import Ticks, intervals_s, load_ticks, read_bags, readings, save_ticks
+from training.interrupts import Interrupted, Interrupts
 from training.recorded import TICKS, Tensors, predict
 from training.regression import start_dynamics
 from training.robot import completed, drafted, load_robot
@@ -90,33 +92,36 @@ class Cloner:
         )
 
     def fit(self, report: Callable[[CloneStatus], None] | None = None) -> None:
-        """Learn to the end of `steps`; saves on the way, at the end, and when interrupted."""
+        """Learn to the end of `steps`; saves on the way, at the end, and when a signal ends it with Interrupted."""
         o = self.config.options
         writer = SummaryWriter(str(self.run))
-        try:
+        with closing(writer), Interrupts() as interrupts:
             while self.steps < o.steps:
                 logs = self._step()
                 self.steps += 1
-                if self.steps % o.report_every and self.steps < o.steps:
-                    continue
-                status = self._status()
-                logs |= {"held_out/prediction": status.prediction, "held_out/command": status.command}
-                for tag, value in logs.items():
-                    writer.add_scalar(tag, value, self.steps)
-                bad = [name for name, value in logs.items() if not math.isfinite(value)]
-                if bad:
-                    raise GanglionError(
-                        f"learning diverged at step {self.steps}: {', '.join(bad)} is not finite; use a smaller "
-                        f"--learning-rate (now {o.learning_rate:g})"
+                if self.steps % o.report_every == 0 or self.steps >= o.steps:
+                    status = self._status()
+                    self._log(
+                        writer, logs | {"held_out/prediction": status.prediction, "held_out/command": status.command}
                     )
-                self.save()
-                if report:
-                    report(status)
-        except KeyboardInterrupt:
-            self.save()
-            raise
-        finally:
-            writer.close()
+                    self.save()
+                    if report:
+                        report(status)
+                signum = interrupts.signum
+                if signum:
+                    self.save()
+                    raise Interrupted(signum)
+
+    def _log(self, writer: SummaryWriter, logs: dict[str, float]) -> None:
+        """Raises GanglionError if something is not finite."""
+        for tag, value in logs.items():
+            writer.add_scalar(tag, value, self.steps)
+        bad = [name for name, value in logs.items() if not math.isfinite(value)]
+        if bad:
+            raise GanglionError(
+                f"learning diverged at step {self.steps}: {', '.join(bad)} is not finite; use a smaller "
+                f"--learning-rate (now {self.config.options.learning_rate:g})"
+            )
 
     def _step(self) -> dict[str, float]:
         o, data = self.config.options, self._data

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +15,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ganglion.trainer import Train, parse_train
 from runtime.errors import GanglionError
+from training.agent.agent import Agent
 from training.agent.config import InferenceConfig
-from training.checkpoint import load_agent, load_checkpoint, load_config
+from training.checkpoint import BEST, load_agent, load_checkpoint, load_config, save_checkpoint
 from training.config import TrainConfig
+from training.evaluation import Evaluation, evaluate
 from training.interrupts import Interrupted
 from training.presets import command_line, preset
-from training.trainer import Status, Trainer, resume, train
+from training.progress import STEPS, read_progress
+from training.trainer import Status, Trainer, best_return, resume, train
 
 SMALL = replace(
     preset("cartpole"), steps=512, num_envs=4, horizon=32, sequence=16, model_only_steps=200, checkpoint_every=256,
@@ -44,21 +47,111 @@ def test_a_run_reports_logs_and_saves(finished: tuple[Path, list[Status]]) -> No
     events = EventAccumulator(str(run))
     events.Reload()
     tags = set(events.Tags()["scalars"])
-    assert {"model/prediction", "model/overshooting", "train/policy_loss", "rollout/ep_rew_mean", "time/fps"} <= tags
+    assert tags >= {
+        "model/prediction", "model/overshooting", "train/policy_loss", "rollout/ep_rew_mean", "rollout/ep_len_mean",
+        "time/fps", "time/total_timesteps", "eval/mean_reward", "eval/mean_ep_length", "eval/success_rate",
+    }  # fmt: skip
+    assert [entry[STEPS] for entry in read_progress(run)] == [128, 256, 384, 512]
     assert all(torch.isfinite(p).all() for p in agent.parameters())
 
 
-def test_a_run_continues_where_it_stopped(finished: tuple[Path, list[Status]]) -> None:
+def test_the_best_agent_by_its_evaluations_is_kept(finished: tuple[Path, list[Status]]) -> None:
+    run, statuses = finished
+    evaluated = {s.steps: s.evaluation for s in statuses if s.evaluation is not None}
+    assert sorted(evaluated) == [256, 512]
+    best, config, steps = load_agent(run, best=True)
+    assert isinstance(config, TrainConfig)
+    assert best_return(run) == max(e.episode_return for e in evaluated.values())
+    assert evaluated[steps] == evaluate(best, config, 2)
+    last, _, _ = load_agent(run)
+    assert evaluated[512] == evaluate(last, config, 2)
+
+
+def test_a_worse_agent_does_not_replace_the_best(tmp_path: Path) -> None:
+    trainer = Trainer(SMALL, tmp_path, resume=False)
+    results = iter([(5.0, 128), (3.0, 256), (5.0, 384), (7.0, 512)])
+    kept = []
+
+    class Judge:
+        def run(self, agent: Agent) -> Evaluation:
+            mean, trainer.steps = next(results)
+            return Evaluation(mean, 0.0, 1.0, 0.0, 1)
+
+    for _ in range(4):
+        trainer._evaluate(Judge())  # type: ignore[arg-type]
+        kept.append((load_checkpoint(tmp_path, BEST)["steps"], best_return(tmp_path)))
+    assert kept == [(128, 5.0), (128, 5.0), (384, 5.0), (512, 7.0)]
+
+
+def test_a_run_without_evaluations_has_no_best(tmp_path: Path) -> None:
+    train(replace(SMALL, steps=128, eval_every=0), tmp_path / "a")
+    with pytest.raises(GanglionError, match=r"has no best\.pt: no evaluation ended"):
+        load_agent(tmp_path / "a", best=True)
+
+
+def test_a_finished_run_says_so_and_goes_on_when_given_more_steps(finished: tuple[Path, list[Status]]) -> None:
     run, _ = finished
-    settings = json.loads((run / "config.json").read_text())
-    settings["steps"] = 768
-    (run / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(GanglionError, match=r"is finished: 512 of 512 steps; .*--resume .*a --steps 1024"):
+        resume(run)
     before = load_checkpoint(run)["agent"]
     statuses: list[Status] = []
-    resume(run, statuses.append)
+    resume(run, statuses.append, steps=768)
     assert [s.steps for s in statuses] == [640, 768]
     after = load_checkpoint(run)["agent"]
     assert any(not torch.equal(before[k], after[k]) for k in before)
+    assert [entry[STEPS] for entry in read_progress(run)] == [128, 256, 384, 512, 640, 768]
+    settings = load_config(run)
+    assert isinstance(settings, TrainConfig)
+    assert settings.steps == 768
+
+
+def test_a_run_that_was_killed_before_its_first_update_begins_anew(tmp_path: Path) -> None:
+    Trainer(replace(SMALL, steps=128), tmp_path / "a", resume=False)
+    (tmp_path / "a" / "checkpoint.pt.tmp").write_bytes(b"torn")
+    resume(tmp_path / "a")
+    assert load_checkpoint(tmp_path / "a")["steps"] == 128
+    assert not list((tmp_path / "a").glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"agent": {}}, "Error.* loading state_dict"),
+        ({"algorithm": {"parts": {}}}, "optimizer"),
+        ({"world_model": 3}, "int"),
+        ({"steps": "x"}, "invalid literal"),
+    ],
+)
+def test_a_checkpoint_of_another_agent_or_algorithm(tmp_path: Path, change: dict[str, object], reason: str) -> None:
+    trainer = Trainer(SMALL, tmp_path, resume=False)
+    save_checkpoint(tmp_path, load_checkpoint(tmp_path) | change)
+    with pytest.raises(GanglionError, match=rf"checkpoint.pt is not of the agent and the algorithm \(ppo\).*{reason}"):
+        resume(trainer.run)
+
+
+def test_weights_that_the_last_step_poisoned_are_not_saved(tmp_path: Path) -> None:
+    trainer = Trainer(SMALL, tmp_path, resume=False)
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    with torch.no_grad():
+        trainer.agent.log_std.fill_(math.inf)
+    with pytest.raises(GanglionError, match=r"agent\.log_std is not finite and was not saved"):
+        trainer.save()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == whole
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: writing fails in the middle."""
+    save_checkpoint(tmp_path, {"agent": {"w": torch.ones(4)}, "steps": 1})
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(GanglionError, match=r"cannot write .*checkpoint\.pt \(.*\); make room"):
+            save_checkpoint(tmp_path, {"agent": {"w": torch.ones(1_000_000)}, "steps": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == whole
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_same_seed_same_weights(tmp_path: Path) -> None:
@@ -98,6 +191,9 @@ def test_a_policy_of_another_size_is_refused(finished: tuple[Path, list[Status]]
     wider = replace(SMALL, start=str(finished[0]), agent=replace(SMALL.agent, hidden=20))
     with pytest.raises(GanglionError, match=r"task cartpole, hidden 48.* does not fit this agent"):
         train(wider, tmp_path / "a")
+    bounded = replace(SMALL, start=str(finished[0]), agent=replace(SMALL.agent, head="deterministic"))
+    with pytest.raises(GanglionError, match=r"gaussian head.* does not fit this agent .*deterministic head"):
+        train(bounded, tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
@@ -138,6 +234,7 @@ def test_a_policy_that_is_not_finite_stops_before_it_acts(tmp_path: Path) -> Non
         ({"sequence": 7}, "multiple of"),
         ({"overshoot": 16}, "overshoot 16 must be below sequence 16"),
         ({"refine": (0, 9)}, "between 0 and the agent's max_steps 8"),
+        ({"device": "abacus"}, "no device 'abacus' on this machine"),
     ],
 )
 def test_bad_settings(tmp_path: Path, change: dict[str, object], message: str) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ganglion import deployer, evaluator, trainer
+from ganglion import deployer, evaluator, sweeper, trainer
 from ganglion.options import Command, cli
 from runtime.errors import GanglionError
 from runtime.extras import explain_missing
@@ -14,6 +14,7 @@ from runtime.extras import explain_missing
 COMMANDS: dict[str, type[Command]] = {
     "tasks": trainer.Tasks,
     "train": trainer.Train,
+    "sweep": sweeper.Sweep,
     "export": trainer.Export,
     "inspect": deployer.Inspect,
     "diff": deployer.Diff,
@@ -43,6 +44,8 @@ _ON_ROS = ("sim", "run", "status", "stop", "engage", "record", "preflight")
 def _parse(name: str, arguments: list[str]) -> Command:
     if name == "train":
         return trainer.parse_train(arguments)
+    if name == "sweep":
+        return sweeper.parse_sweep(arguments)
     if name in _ON_ROS and "--ros-args" in arguments:
         cut = arguments.index("--ros-args")
         return replace(_parse(name, arguments[:cut]), ros=tuple(arguments[cut:]))  # type: ignore[type-var]

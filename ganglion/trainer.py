@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -124,6 +124,14 @@ def parse_train(arguments: list[str]) -> Command:
         return _parse_resume(arguments[1:])
     if any(a.split("=")[0] == "--from-bags" for a in arguments):
         return _parse_from_bags(arguments)
+    config, given = parse_settings("train", arguments, str(Train.__doc__), Path("runs"))
+    return Train(config, given.output)
+
+
+def parse_settings(
+    command: str, arguments: list[str], about: str, folder: Path, extra: Iterable[Any] = ()
+) -> tuple[TrainConfig, Any]:
+    """The settings that `arguments` give, and everything given: `output` and the fields `extra` beside them."""
     from training.config import TrainConfig
     from training.presets import preset
 
@@ -132,14 +140,15 @@ def parse_train(arguments: list[str]) -> Command:
     _refuse_others(arguments, defaults)
     names = [f.name for f in fields(TrainConfig)]
     task = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
-    folder = Annotated[Path, tyro.conf.arg(metavar="RUN", help="Folder of the run.")]
+    place = Annotated[Path, tyro.conf.arg(metavar="DIR", help="Folder of what comes of it.")]
     own: Any = Annotated[type(defaults.options), tyro.conf.arg(name="")]
-    first = Path("runs") / defaults.task
-    extra: list[Any] = [("task", task), ("options", own, defaults.options), ("output", folder, first)]
-    settings = make_dataclass("Train", extra, bases=(TrainConfig,), frozen=True, namespace={"__doc__": Train.__doc__})
+    added: list[Any] = [("task", task), ("options", own, defaults.options), ("output", place, folder / defaults.task)]
+    settings = make_dataclass(
+        "Settings", [*added, *extra], bases=(TrainConfig,), frozen=True, namespace={"__doc__": about}
+    )
     shown = settings(**{n: getattr(defaults, n) for n in names}) if named else None
-    given = cli(settings, "train", arguments, shown)
-    return Train(TrainConfig(**{n: getattr(given, n) for n in names}), given.output)
+    given = cli(settings, command, arguments, shown)
+    return TrainConfig(**{n: getattr(given, n) for n in names}), given
 
 
 def _algo(arguments: list[str]) -> str:

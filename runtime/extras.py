@@ -8,6 +8,7 @@ EXTRAS = {
     "sim": ("pybullet", "pybullet_data", "gymnasium"),
     "video": ("PIL", "imageio_ffmpeg"),
     "train": ("torch", "tensorboard"),
+    "sweep": ("optuna",),
     "export": ("onnx", "onnxscript"),
     "replay": ("rosbags", "zstandard", "lz4"),
     "sign": ("cryptography",),

@@ -54,7 +54,7 @@ def test_help_lists_every_command(run: Run) -> None:
     code, out, err = run("--help")
     assert (code, err) == (0, "")
     named = {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
-    simulated = {"tasks", "train", "export", "eval", "view", "video", "sim", "collect", "ope"}
+    simulated = {"tasks", "train", "sweep", "export", "eval", "view", "video", "sim", "collect", "ope"}
     assert named == simulated | {"inspect", "diff", "keygen", "sign", "bench", "run", "preflight", "demo"} | {
         "status",
         "stop",

@@ -20,6 +20,7 @@ from training.agent.agent import Agent
 from training.algorithms import algorithm_class
 from training.bag_config import BagConfig
 from training.config import TrainConfig
+from training.errors import DivergedError
 
 CONFIG, CHECKPOINT, BEST = "config.json", "checkpoint.pt", "best.pt"
 
@@ -73,7 +74,7 @@ def save_tensors(path: Path, state: dict[str, Any]) -> None:
     """
     bad = next(_not_finite(state), None)
     if bad is not None:
-        raise GanglionError(f"{bad} is not finite and was not saved; resume with smaller learning rates")
+        raise DivergedError(f"{bad} is not finite and was not saved; resume with smaller learning rates")
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from sim.vector import VectorEnv
 from training.agent.agent import Agent
 from training.config import TrainConfig
 from training.device import on_device
+from training.errors import DivergedError
 
 EVALUATION_SEED = 2_000_000
 """Seed of the first evaluation; neither training nor the judging of bundles begins with one this high."""
@@ -94,7 +95,7 @@ class Evaluator:
             belief = agent.infer(x, seen, previous, state, steps)
             action = agent.act(belief.z, belief.state.get("gait"))
             if not torch.isfinite(action).all():
-                raise GanglionError("training diverged: the policy's action is not finite; resume with smaller steps")
+                raise DivergedError("training diverged: the policy's action is not finite; resume with smaller steps")
             observation, reward, terminated, truncated, info = env.step(action.cpu().numpy())
             total += reward
             length += 1

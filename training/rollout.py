@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from runtime.contract import Layout
-from runtime.errors import GanglionError
 from sim.tasks import task_class
 from sim.vector import VectorEnv
 from training.agent.agent import Agent, State
 from training.agent.situation import Situation, stack
 from training.augment import SensorDropout
 from training.config import TrainConfig
+from training.errors import DivergedError
 
 
 @dataclass
@@ -103,7 +103,7 @@ class Collector:
             action = explore(situation)
             command = agent.command(action)
             if not torch.isfinite(command).all():
-                raise GanglionError("training diverged: the policy's action is not finite; resume with smaller steps")
+                raise DivergedError("training diverged: the policy's action is not finite; resume with smaller steps")
             situations.append(situation)
             rows["mask"].append(mask)
             rows["previous_action"].append(self._previous)

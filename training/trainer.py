@@ -28,6 +28,7 @@ from training.checkpoint import (
 )
 from training.config import TrainConfig
 from training.device import find_device, on_device
+from training.errors import DivergedError
 from training.evaluation import Evaluation, Evaluator
 from training.interrupts import Interrupted, Interrupts
 from training.progress import ProgressLog
@@ -189,7 +190,7 @@ class Trainer:
         torch.set_num_threads(1)
         bad = [name for name, value in logs.items() if not math.isfinite(value)]
         if bad:
-            raise GanglionError(
+            raise DivergedError(
                 f"training diverged at step {self.steps}: {', '.join(bad)} is not finite; "
                 "resume from the last checkpoint with smaller learning rates"
             )

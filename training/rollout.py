@@ -81,8 +81,14 @@ class Collector:
         return torch.as_tensor((observation - self._layout.mean) / self._layout.scale, dtype=torch.float32)
 
     @torch.no_grad()
-    def collect(self, explore: Callable[[Situation], Tensor]) -> Rollout:
+    def collect(
+        self,
+        explore: Callable[[Situation], Tensor],
+        watch: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+    ) -> Rollout:
         """`horizon` ticks of every environment, each with the action that `explore` gives for its situation.
+
+        `watch` is told before each what `Algorithm.watch` says.
 
         Raises GanglionError if an action is not finite.
         """
@@ -100,6 +106,8 @@ class Collector:
             mask = torch.as_tensor(self._dropout.step())
             state = agent.track(self._x, mask, self._previous, self._state, steps)
             situation = Situation(state["z"], self._x, state.get("gait"))
+            if watch is not None:
+                watch(self._x, self._previous, self._first)
             action = explore(situation)
             command = agent.command(action)
             if not torch.isfinite(command).all():

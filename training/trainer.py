@@ -179,7 +179,7 @@ class Trainer:
 
     def _update(self, collector: Collector) -> dict[str, float]:
         config = self.config
-        rollout = collector.collect(self.algorithm.explore)
+        rollout = collector.collect(self.algorithm.explore, self.algorithm.watch)
         self.steps += config.num_envs * config.horizon
         logs: dict[str, float] = {}
         torch.set_num_threads(config.learning_threads)

@@ -1,4 +1,4 @@
-"""Estimators, the PPO objective, and learning the model through the unrolled filter."""
+"""Learning the model through the unrolled filter."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ from training.agent.agent import Agent
 from training.agent.config import InferenceConfig
 from training.agent.networks import SkipMLP
 from training.agent.situation import Situation
-from training.algorithms.ppo import clipped_objective
 from training.config import TrainConfig
-from training.returns import gae
 from training.rollout import Rollout
 from training.world_model import (
     Sequences,
@@ -37,48 +35,6 @@ from training.world_model import (
     sequences,
     unroll,
 )
-
-
-def test_gae_by_hand() -> None:
-    """gamma = 0.5, lambda = 0.5: delta = (1 + 1 - 1, 2 + 0 - 2, 3 + 4 - 4) with an episode's end after the second."""
-
-    def column(*values: float) -> torch.Tensor:
-        return torch.tensor(values).reshape(-1, 1)
-
-    ends = column(0.0, 1.0, 0.0)
-    following = column(2.0, 100.0, 8.0)  # what follows an end counts for nothing
-    advantage = gae(column(1.0, 2.0, 3.0), column(1.0, 2.0, 4.0), following, ends, ends, 0.5, 0.5)
-    assert advantage.flatten().tolist() == pytest.approx([1.0 + 0.25 * 0.0, 0.0, 3.0])
-
-
-def test_gae_limits() -> None:
-    """lambda = 0 gives delta, lambda = 1 gives the discounted return minus the value."""
-    torch.manual_seed(0)
-    reward, value = torch.randn(2, 6, 3, dtype=torch.float64)
-    last, never, gamma = torch.randn(3, dtype=torch.float64), torch.zeros(6, 3, dtype=torch.float64), 0.9
-    following = torch.cat((value[1:], last[None]))
-    deltas = gae(reward, value, following, never, never, gamma, 0.0)
-    torch.testing.assert_close(deltas, reward + gamma * following - value)
-    returns, running = torch.zeros_like(reward), last
-    for t in reversed(range(6)):
-        running = reward[t] + gamma * running
-        returns[t] = running
-    torch.testing.assert_close(gae(reward, value, following, never, never, gamma, 1.0), returns - value)
-
-
-def test_gae_bootstraps_through_a_time_limit_but_not_through_an_end() -> None:
-    """gamma = 0.5, lambda = 1: delta = (1 + 2 - 1, 2 + 4 - 2, 3 - 1); one episode cut by time, one over."""
-    reward, value, following = torch.tensor([[[1.0], [2.0], [3.0]], [[1.0], [2.0], [1.0]], [[4.0], [8.0], [9.0]]])
-    done, terminated = torch.tensor([[[0.0], [1.0], [1.0]], [[0.0], [0.0], [1.0]]])
-    advantage = gae(reward, value, following, terminated, done, 0.5, 1.0)
-    assert advantage.flatten().tolist() == [2.0 + 0.5 * 4.0, 4.0, 2.0]
-
-
-@pytest.mark.parametrize(
-    ("ratio", "advantage", "expected"), [(1.5, 1.0, 1.2), (1.5, -1.0, -1.5), (0.5, 1.0, 0.5), (0.5, -1.0, -0.8)]
-)
-def test_clipped_objective_corners(ratio: float, advantage: float, expected: float) -> None:
-    assert clipped_objective(torch.tensor(ratio), torch.tensor(advantage), 0.2).item() == pytest.approx(expected)
 
 
 def make_data(agent: Agent, ticks: int, count: int, seen: float = 0.7) -> Sequences:

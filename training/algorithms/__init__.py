@@ -5,14 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from runtime.errors import GanglionError
+from training.algorithms.a2c import A2C
 from training.algorithms.base import Algorithm
+from training.algorithms.bc import BC
 from training.algorithms.ddpg import DDPG
 from training.algorithms.nfqca import NFQCA
+from training.algorithms.npg import NPG
 from training.algorithms.ppo import PPO
+from training.algorithms.reinforce import Reinforce
 from training.algorithms.sac import SAC
 from training.algorithms.td3 import TD3
+from training.algorithms.trpo import TRPO
+from training.algorithms.vpg import VPG
 
-ALGORITHMS: dict[str, type[Algorithm[Any]]] = {a.name: a for a in (PPO, NFQCA, DDPG, TD3, SAC)}
+ALGORITHMS: dict[str, type[Algorithm[Any]]] = {
+    a.name: a for a in (PPO, BC, Reinforce, VPG, A2C, NPG, TRPO, NFQCA, DDPG, TD3, SAC)
+}
 """Every learning algorithm by its name."""
 
 

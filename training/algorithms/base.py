@@ -72,6 +72,11 @@ class Algorithm(ABC, Generic[O]):
     def open(self, folder: Path) -> None:
         """Keep in the run's `folder` what is too large for a checkpoint; called once, before `restore`."""
 
+    def watch(self, x: Tensor, previous_action: Tensor, first: Tensor) -> None:
+        """Told before every `explore`, for what has a memory of its own: the normalised observation without failures
+        (N, D), the action executed one tick before (N, A), and (N,) one where an episode begins.
+        """
+
     @torch.no_grad()
     def explore(self, situation: Situation) -> Tensor:
         """The action to try in each environment: (N, A), or (N,) int64 where actions are choices."""

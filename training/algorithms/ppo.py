@@ -1,34 +1,41 @@
-"""Proximal policy optimisation: max E[min(rho A, clip(rho, 1 - eps, 1 + eps) A)]."""
+"""Proximal policy optimisation (000, 004): max E[min(rho A, clip(rho, 1 - eps, 1 + eps) A)] - lambda (KL - KL_target).
+
+The penalty is optional; its multiplier ascends the dual, lambda <- max(0, lambda + alpha (KL - KL_target)).
+"""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from training.agent.agent import Agent
-from training.agent.distributions import Distribution
-from training.agent.situation import Situation
 from training.algorithms.base import Algorithm
-from training.config import Options, TrainConfig
-from training.ranges import Count, NonNegative, Positive, Share
-from training.returns import gae
+from training.algorithms.on_policy import (
+    AdvantageOptions,
+    Batch,
+    explained_variance,
+    make_batch,
+    policy_logs,
+    policy_parameters,
+    value_loss,
+)
+from training.config import TrainConfig
+from training.ranges import Count, NonNegative, Positive
+from training.returns import step_weights
 from training.rollout import Rollout
 
 _LEARNING_RATES = (1e-5, 3e-3)
 
 
 @dataclass(frozen=True)
-class PPOOptions(Options):
+class PPOOptions(AdvantageOptions):
     """Settings of PPO."""
 
     learning_rate: Positive = 1e-3
     """Start of Adam's step size."""
-    gae_lambda: Share = 0.95
-    """Trace of the generalised advantage estimate."""
     clip: Positive = 0.2
     """Clipping range of the probability ratio."""
     epochs: Count = 5
@@ -36,7 +43,9 @@ class PPOOptions(Options):
     minibatches: Count = 4
     """Minibatches per pass."""
     target_kl: NonNegative = 0.02
-    """KL divergence per update that the step size aims at; 0 leaves the step size as it is."""
+    """KL divergence per update that the step size, and a KL penalty, aim at; 0 leaves the step size as it is."""
+    kl_dual_rate: NonNegative = 0.0
+    """Step size alpha of the multiplier of a KL penalty, which begins at zero; 0 is no penalty."""
     entropy: NonNegative = 0.0
     """Weight of the entropy bonus."""
     max_grad_norm: Positive = 1.0
@@ -48,25 +57,9 @@ def clipped_objective(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
-class Batch(NamedTuple):
-    """What the objective reads of T N ticks, in any order."""
-
-    now: Situation
-    action: Tensor
-    """(B, A), or (B,) int64 where actions are choices."""
-    old: Distribution
-    """Policy that acted."""
-    old_log_prob: Tensor
-    """(B,)."""
-    advantage: Tensor
-    """(B,)."""
-    target: Tensor
-    """Of the value (B,)."""
-
-    def rows(self, index: Tensor | slice) -> Batch:
-        """Those at `index`."""
-        now, old = self.now.rows(index), self.old.rows(index)
-        return Batch(now, self.action[index], old, self.old_log_prob[index], self.advantage[index], self.target[index])
+def dual_ascent(multiplier: float, kl: float, target: float, rate: float) -> float:
+    """max(0, lambda + alpha (KL - target)): more penalty while the divergence is above its target, never below 0."""
+    return max(0.0, multiplier + rate * (kl - target))
 
 
 class PPO(Algorithm[PPOOptions]):
@@ -78,62 +71,48 @@ class PPO(Algorithm[PPOOptions]):
 
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)
-        self.parameters = [*agent.policy.parameters(), *agent.critic.parameters(), agent.log_std]
+        self.parameters: list[Tensor] = [*policy_parameters(agent), *agent.critic.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
+        self.multiplier = 0.0
+        """Lambda of the KL penalty."""
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns the mean of each quantity worth logging."""
         o = self.options
-        batch, value = self._batch(rollout)
-        size = math.ceil(len(batch.target) / o.minibatches)
-        logs: list[tuple[Tensor, Tensor, Tensor]] = []
+        batch = make_batch(self.agent, rollout, o, self.config.gamma)
+        logs: list[tuple[Tensor, ...]] = []
         for _ in range(o.epochs):
-            shuffled = batch.rows(torch.randperm(len(batch.target)))
-            for start in range(0, len(batch.target), size):
-                policy_loss, value_loss, entropy, kl = self._losses(shuffled.rows(slice(start, start + size)))
+            for part in batch.shuffled(o.minibatches):
+                policy_loss, critic_loss, entropy, kl, clipped = self._losses(part)
                 if o.target_kl > 0.0:
                     self._follow_kl(kl.item())
                 self.optimizer.zero_grad()
-                (policy_loss + value_loss - o.entropy * entropy).backward()
+                (policy_loss + critic_loss + self.multiplier * kl - o.entropy * entropy).backward()
                 nn.utils.clip_grad_norm_(self.parameters, o.max_grad_norm)
                 self.optimizer.step()
-                logs.append((policy_loss.detach(), value_loss.detach(), kl))
-        policy_loss, value_loss, kl = (torch.stack(column).mean() for column in zip(*logs, strict=True))
-        explained = 1 - (batch.target - value).var() / (batch.target.var() + 1e-8)
+                logs.append((policy_loss.detach(), critic_loss.detach(), clipped))
+        names = ("train/policy_loss", "train/value_loss", "train/clip_fraction")
+        means = {n: torch.stack(c).mean().item() for n, c in zip(names, zip(*logs, strict=True), strict=True)}
+        changes = policy_logs(self.agent, batch)
+        self.multiplier = dual_ascent(self.multiplier, changes["train/approx_kl"], o.target_kl, o.kl_dual_rate)
         return {
-            "train/policy_loss": policy_loss.item(),
-            "train/value_loss": value_loss.item(),
-            "train/approx_kl": kl.item(),
-            "train/explained_variance": explained.item(),
-            "train/std": self.agent.log_std.exp().mean().item(),
+            **means,
+            **changes,
+            "train/explained_variance": explained_variance(batch),
+            "train/kl_multiplier": self.multiplier,
             "train/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
 
-    @torch.no_grad()
-    def _batch(self, rollout: Rollout) -> tuple[Batch, Tensor]:
-        """The rollout with its advantages, normalised, and the value (T N,) that the critic gave."""
-        agent, now, action = self.agent, rollout.now.flat(), rollout.action.flatten(0, 1)
-        old = agent.distribution(now.z, now.gait)
-        value, following = agent.value(*rollout.now), agent.value(*rollout.after)
-        advantage = gae(
-            rollout.reward, value, following, rollout.terminated, rollout.done, self.config.gamma,
-            self.options.gae_lambda,
-        )  # fmt: skip
-        target = (advantage + value).flatten()
-        advantage = advantage.flatten()
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        return Batch(now, action, old, old.log_prob(action), advantage, target), value.flatten()
-
-    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Losses of policy and value, entropy, and the KL divergence from the old policy, each ()."""
-        agent, now = self.agent, batch.now
-        distribution = agent.distribution(now.z, now.gait)
-        ratio = (distribution.log_prob(batch.action) - batch.old_log_prob).exp()
-        policy_loss = -clipped_objective(ratio, batch.advantage, self.options.clip).mean()
-        value_loss = (agent.value(*now) - batch.target).square().mean()
-        with torch.no_grad():
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Losses of policy and value, entropy, KL divergence from the old policy, share of clipped ratios, each ()."""
+        agent, clip = self.agent, self.options.clip
+        distribution = agent.distribution(batch.now.z, batch.now.gait)
+        ratio = step_weights(distribution.log_prob(batch.action), batch.old_log_prob)
+        policy_loss = -clipped_objective(ratio, batch.advantage, clip).mean()
+        with torch.set_grad_enabled(self.multiplier > 0.0):
             kl = batch.old.kl(distribution).mean()
-        return policy_loss, value_loss, distribution.entropy().mean(), kl
+        clipped = ((ratio.detach() - 1).abs() > clip).float().mean()
+        return policy_loss, value_loss(agent, batch), distribution.entropy().mean(), kl, clipped
 
     def _follow_kl(self, kl: float) -> None:
         low, high = _LEARNING_RATES
@@ -144,7 +123,8 @@ class PPO(Algorithm[PPOOptions]):
                 group["lr"] = min(high, group["lr"] * 1.5)
 
     def state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict()}
+        return {"optimizer": self.optimizer.state_dict(), "multiplier": self.multiplier}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
+        self.multiplier = float(state["multiplier"])

@@ -1,4 +1,4 @@
-"""PPO's update: what its settings change."""
+"""PPO: clipping, the dual of the KL penalty, and what the settings of an update change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from training.algorithms.ppo import PPO
+from training.algorithms.on_policy import make_batch
+from training.algorithms.ppo import PPO, clipped_objective, dual_ascent
 from training.presets import preset
 from training.rollout import Collector
 from training.trainer import Trainer
@@ -43,7 +44,7 @@ def test_every_tick_is_learned_from_once_in_a_pass(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(ppo, "_losses", record)
     rollout = collector.collect(ppo.explore)
-    whole, _ = ppo._batch(rollout)
+    whole = make_batch(ppo.agent, rollout, ppo.options, ppo.config.gamma)
     ppo.update(rollout)
     assert [len(s) for s in seen] == [43, 43, 42] * 2
     for epoch in (seen[:3], seen[3:]):
@@ -55,9 +56,34 @@ def test_every_tick_is_learned_from_once_in_a_pass(tmp_path: Path, monkeypatch: 
 def test_the_first_loss_has_ratio_one_and_no_divergence(tmp_path: Path) -> None:
     """-E[A] of normalised advantages is zero, and KL(pi_old || pi) is too, before the first step."""
     ppo, collector = learner(tmp_path)
-    batch, value = ppo._batch(collector.collect(ppo.explore))
-    policy_loss, value_loss, _, kl = ppo._losses(batch)
+    batch = make_batch(ppo.agent, collector.collect(ppo.explore), ppo.options, ppo.config.gamma)
+    policy_loss, value_loss, _, kl, clipped = ppo._losses(batch)
+    assert clipped.item() == 0.0
     assert abs(policy_loss.item()) < 1e-5
     assert abs(kl.item()) < 1e-6
-    torch.testing.assert_close(value_loss, (batch.target - value).square().mean())
+    torch.testing.assert_close(value_loss, (batch.target - batch.value).square().mean())
     collector.close()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"), [(1.5, 1.0, 1.2), (1.5, -1.0, -1.5), (0.5, 1.0, 0.5), (0.5, -1.0, -0.8)]
+)
+def test_clipped_objective_corners(ratio: float, advantage: float, expected: float) -> None:
+    assert clipped_objective(torch.tensor(ratio), torch.tensor(advantage), 0.2).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("wanted", "x", "multiplier"), [(2.0, 1.0, 1.0), (4.0, 1.0, 3.0), (0.5, 0.5, 0.0)])
+def test_the_dual_converges_on_a_quadratic(wanted: float, x: float, multiplier: float) -> None:
+    """Max -(x - w)^2/2 with KL = x^2/2 <= 1/2. The Lagrangian is largest at x = w/(1 + lambda): x = 1 and
+    lambda = w - 1 where the bound is active, x = w and lambda = 0 where it is not."""
+    lam = 0.3
+    for _ in range(400):
+        lam = dual_ascent(lam, 0.5 * (wanted / (1 + lam)) ** 2, target=0.5, rate=0.5)
+        assert lam >= 0.0
+    assert lam == pytest.approx(multiplier, abs=1e-6)
+    assert wanted / (1 + lam) == pytest.approx(x, abs=1e-6)
+
+
+def test_the_multiplier_never_falls_below_zero() -> None:
+    assert dual_ascent(0.1, 0.0, target=1.0, rate=0.5) == 0.0
+    assert dual_ascent(0.1, 2.0, target=1.0, rate=0.5) == pytest.approx(0.6)

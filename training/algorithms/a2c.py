@@ -1,0 +1,83 @@
+"""Advantage actor-critic (002, 003, 004): actor and critic take one step together on a short rollout of N workers.
+
+The actor descends -E[log pi(a|s) stop_grad(A)] - entropy H[pi], the critic E[(V(s) - (A + V_old))^2]. With TD(0),
+A = delta, this is the actor-critic of 002 on a batch of N.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.agent.agent import Agent
+from training.algorithms.base import Algorithm
+from training.algorithms.on_policy import (
+    AdvantageOptions,
+    explained_variance,
+    make_batch,
+    policy_logs,
+    policy_parameters,
+    pseudo_loss,
+    value_loss,
+)
+from training.config import TrainConfig
+from training.ranges import NonNegative, Positive
+from training.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class A2COptions(AdvantageOptions):
+    """Settings of A2C."""
+
+    learning_rate: Positive = 2e-3
+    """Adam's step size."""
+    value_weight: NonNegative = 1.0
+    """Weight of the critic's loss."""
+    entropy: NonNegative = 0.0
+    """Weight of the entropy bonus."""
+
+
+class A2C(Algorithm[A2COptions]):
+    """One step per rollout."""
+
+    name = "a2c"
+    summary = "actor and critic step together on short rollouts"
+    options_class = A2COptions
+
+    def __init__(self, config: TrainConfig, agent: Agent) -> None:
+        super().__init__(config, agent)
+        self.parameters: list[Tensor] = [*policy_parameters(agent), *agent.critic.parameters()]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
+
+    @classmethod
+    def adapt(cls, config: TrainConfig) -> TrainConfig:
+        """Rollouts as short as a sequence of the model."""
+        return replace(config, horizon=config.sequence)
+
+    def update(self, rollout: Rollout) -> dict[str, float]:
+        """Learn from one rollout; returns what is worth logging."""
+        o, agent = self.options, self.agent
+        batch = make_batch(agent, rollout, o, self.config.gamma)
+        distribution = agent.distribution(batch.now.z, batch.now.gait)
+        policy_loss = pseudo_loss(distribution.log_prob(batch.action), batch.advantage)
+        critic_loss = value_loss(agent, batch)
+        self.optimizer.zero_grad()
+        (policy_loss + o.value_weight * critic_loss - o.entropy * distribution.entropy().mean()).backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        return {
+            "train/policy_loss": policy_loss.item(),
+            "train/value_loss": critic_loss.item(),
+            "train/explained_variance": explained_variance(batch),
+            "train/learning_rate": o.learning_rate,
+            **policy_logs(agent, batch),
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -68,7 +68,7 @@ def _run(env: str, algo: str, seed: int, options: Options) -> dict[str, Any]:
     run = options.output / f"{env}-{algo}-{seed}"
     result = run / "result.json"
     if not result.exists():
-        config = settings(env, algo, seed, options.steps or None, options.threads, options.workers)
+        config = settings(f"gym:{env}", algo, seed, options.steps or None, options.threads, options.workers)
         report = _Report(run.name)
         if not (run / "config.json").exists():
             train(config, run, report)

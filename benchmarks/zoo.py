@@ -34,12 +34,12 @@ WIDTH = {"ppo": 256, "sac": 350}
 
 
 def settings(
-    env: str, algo: str, seed: int = 0, steps: int | None = None, threads: int = 1, workers: int = 2
+    task: str, algo: str, seed: int = 0, steps: int | None = None, threads: int = 1, workers: int = 2
 ) -> TrainConfig:
-    """The zoo's settings for an environment of gymnasium. Raises GanglionError for an algorithm that is not here."""
+    """The zoo's settings for a continuous task. Raises GanglionError for an algorithm that it is not about."""
     if algo not in STEPS:
         raise GanglionError(f"there are settings of {' and '.join(STEPS)} here, not of '{algo}'")
-    config = preset(f"gym:{env}", algo)
+    config = preset(task, algo)
     agent = replace(config.agent, hidden=WIDTH[algo], inference=InferenceConfig("hold"), initial_log_std=-2.0)
     plain = replace(
         config, seed=seed, steps=steps or STEPS[algo], agent=agent, model_epochs=0, model_only_steps=0, overshoot=0,

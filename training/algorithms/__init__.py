@@ -9,8 +9,11 @@ from training.algorithms.a2c import A2C
 from training.algorithms.base import Algorithm
 from training.algorithms.bc import BC
 from training.algorithms.ddpg import DDPG
+from training.algorithms.dqn import DQN
+from training.algorithms.fqi import FQI
 from training.algorithms.nfqca import NFQCA
 from training.algorithms.npg import NPG
+from training.algorithms.offpac import OffPAC
 from training.algorithms.ppo import PPO
 from training.algorithms.reinforce import Reinforce
 from training.algorithms.sac import SAC
@@ -19,7 +22,7 @@ from training.algorithms.trpo import TRPO
 from training.algorithms.vpg import VPG
 
 ALGORITHMS: dict[str, type[Algorithm[Any]]] = {
-    a.name: a for a in (PPO, BC, Reinforce, VPG, A2C, NPG, TRPO, NFQCA, DDPG, TD3, SAC)
+    a.name: a for a in (PPO, BC, Reinforce, VPG, A2C, NPG, TRPO, FQI, DQN, OffPAC, NFQCA, DDPG, TD3, SAC)
 }
 """Every learning algorithm by its name."""
 

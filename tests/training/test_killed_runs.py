@@ -93,3 +93,21 @@ def test_a_run_killed_20_times_at_any_moment_ends_whole(algo: str, tmp_path: Pat
     events.Reload()
     assert [e.step for e in events.Scalars("time/fps")] == steps
     assert len(list(run.glob("events.out.tfevents.*"))) == 1
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(signum: int, code: int, tmp_path: Path) -> None:
+    run, output = tmp_path / "run", tmp_path / "said"
+    words = TINY.replace("--checkpoint-every 1", "--checkpoint-every 999999").replace("--workers 1", "--workers 2")
+    words = words.replace("--num-envs 1", "--num-envs 2")
+    process = start(["train", "cartpole", "--output", str(run), *words.split()], output)
+    while process.is_alive() and not read_progress(run):
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signum)
+    process.join()
+    said = output.read_text()
+    assert process.exitcode == code, said
+    assert f"saved; go on with: ganglion train --resume {run}" in " ".join(said.split())
+    assert "Traceback" not in said
+    assert load_checkpoint(run)["steps"] == read_progress(run)[-1][STEPS] > 0

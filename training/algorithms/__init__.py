@@ -19,10 +19,11 @@ from training.algorithms.reinforce import Reinforce
 from training.algorithms.sac import SAC
 from training.algorithms.td3 import TD3
 from training.algorithms.trpo import TRPO
+from training.algorithms.vfe import VFE
 from training.algorithms.vpg import VPG
 
 ALGORITHMS: dict[str, type[Algorithm[Any]]] = {
-    a.name: a for a in (PPO, BC, Reinforce, VPG, A2C, NPG, TRPO, FQI, DQN, OffPAC, NFQCA, DDPG, TD3, SAC)
+    a.name: a for a in (PPO, BC, Reinforce, VPG, A2C, NPG, TRPO, FQI, DQN, OffPAC, NFQCA, DDPG, TD3, SAC, VFE)
 }
 """Every learning algorithm by its name."""
 

@@ -146,7 +146,7 @@ class LocalModel(WorldModel):
     def learn(self, data: Sequences) -> tuple[dict[str, float], list[Belief]]:
         """One step after each tick; the terms of the free energy in nats a tick, and the beliefs."""
         state, beliefs = data.start, []
-        steps, sums, count = data.steps.clamp(min=1), torch.zeros(3), 0.0
+        steps, sums, count = data.steps.clamp(min=1), data.x.new_zeros(3), 0.0
         for x, mask, action, first in zip(data.x, data.mask, data.previous_action, data.first):
             state = self.agent.restarted(state, first)
             with torch.no_grad():

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -33,7 +33,7 @@ from training.config import TrainConfig
 from training.free_energy import FreeEnergyModel, LocalModel, WorldWeights
 from training.preferences import preference_energy
 from training.q_networks import polyak
-from training.ranges import NonNegative
+from training.ranges import NonNegative, Positive, UpToOne
 from training.replay_buffer import Batch
 from training.rollout import Rollout
 from training.world_model import WorldModel
@@ -45,7 +45,15 @@ _LOG_Z_ROWS, _LOG_Z_SAMPLES = 32, 16  # of each batch; log Z(s) is the same for 
 class VFEOptions(OffPolicyOptions):
     """Settings of the variational agent. A term whose weight is 0 is left out."""
 
-    beta: NonNegative = 20.0
+    gradient_steps: Positive = 0.125
+    """Gradient steps per environment step."""
+    learning_rate: Positive = 1e-3
+    """Adam's step size for the policy."""
+    critic_learning_rate: Positive = 1e-3
+    """Adam's step size for the critics."""
+    tau: UpToOne = 0.01
+    """Share of the learned weights that the target networks take on in each gradient step."""
+    beta: NonNegative = 30.0
     """Rationality, nats per unit of return: 0 is indifferent between policies, a large one wants the best alone."""
     preference: NonNegative = 1.0
     """Weight of term (c), minus the expected log preference."""
@@ -115,6 +123,11 @@ class VFE(OffPolicy[VFEOptions]):
     summary = "variational free energy: preference, policy drift and entropies, with the world model's own terms"
     options_class = VFEOptions
     continuous_head = "squashed"
+
+    @classmethod
+    def adapt(cls, config: TrainConfig) -> TrainConfig:
+        """Rollouts wide and long enough that one pass of the world model over each is cheap beside them."""
+        return replace(super().adapt(config), num_envs=32, horizon=32, model_epochs=1)
 
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)

@@ -25,7 +25,7 @@ from training.free_energy import FreeEnergyModel, LocalModel
 from training.preferences import boltzmann_preference, policy_posterior, preference_energy
 from training.presets import preset
 from training.replay_buffer import Batch
-from training.trainer import Trainer
+from training.trainer import train
 
 torch.set_num_threads(1)
 
@@ -446,11 +446,11 @@ def test_the_critics_learn_the_value_of_the_policy(soft: bool) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_policy_finds_the_best_action_of_a_one_tick_world(task: str) -> None:
-    """Reward -(a - z_0 / 2)^2 and the episode is over: the deployed action comes to z_0 / 2, or to its sign."""
-    options = {"beta": 300.0, "drift": 0.0, "learning_rate": 3e-3, "critic_learning_rate": 3e-3}
+    """Reward -100 (a - z_0 / 2)^2 and the episode is over: the deployed action comes to z_0 / 2, or to its sign."""
+    options = {"beta": 3.0, "drift": 0.0, "learning_rate": 3e-3, "critic_learning_rate": 3e-3}
     algorithm = make(task, **options)
     agent, gamma = algorithm.agent, algorithm.config.gamma
-    for _ in range(250):
+    for _ in range(200):
         z = torch.rand(128, agent.model.size) * 2 - 1
         s = Situation(z, z.repeat(1, 4)[:, : agent.observation_size])
         choices = len(agent.config.choices)
@@ -485,23 +485,17 @@ def test_bad_settings_are_refused(options: dict[str, Any], message: str) -> None
 
 
 @pytest.mark.parametrize(("task", "way"), [("cartpole", "unrolled"), ("cartpole_push", "local")])
-def test_a_run_logs_every_term_learns_its_model_and_continues(task: str, way: str, tmp_path: Path) -> None:
+def test_a_run_logs_every_term_and_learns_its_model(task: str, way: str, tmp_path: Path) -> None:
     """The surprise (a) + (b) + (e) of the sensors falls by more than a nat a tick."""
     config = preset(task, "vfe")
     assert isinstance(config.options, VFEOptions)
     options = replace(config.options, model_learning=way, learning_starts=256, gradient_steps=0.05)
     config = replace(
-        config, options=options, steps=2048, num_envs=8, horizon=16, workers=1, overshoot=0, eval_every=0,
+        config, options=options, steps=1024, num_envs=8, horizon=16, workers=1, overshoot=0, eval_every=0,
         model_epochs=1, log_every=1, model_learning_rate=3e-3,
     )  # fmt: skip
-    trainer = Trainer(config, tmp_path / "run", resume=False)
-    trainer.fit()
+    train(config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "progress.jsonl").read_text().splitlines()]
     surprise = [sum(line[f"vfe/{n}"] for n in ("perception", "prediction", "state_entropy")) for line in lines]
-    assert sum(surprise[-4:]) / 4 < sum(surprise[:4]) / 4 - 1.0
+    assert sum(surprise[-2:]) < sum(surprise[:2]) - 2.0
     assert {"vfe/preference", "vfe/drift", "vfe/policy_entropy", "train/critic_loss"} <= lines[-1].keys()
-    again = Trainer(config, tmp_path / "run", resume=True)
-    assert isinstance(again.algorithm, VFE)
-    assert isinstance(trainer.algorithm, VFE)
-    for mine, theirs in zip(again.algorithm.critics.parameters(), trainer.algorithm.critics.parameters()):
-        assert torch.equal(mine, theirs)

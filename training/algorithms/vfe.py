@@ -53,7 +53,7 @@ class VFEOptions(OffPolicyOptions):
     """Adam's step size for the critics."""
     tau: UpToOne = 0.01
     """Share of the learned weights that the target networks take on in each gradient step."""
-    beta: NonNegative = 30.0
+    beta: NonNegative = 100.0
     """Rationality, nats per unit of return: 0 is indifferent between policies, a large one wants the best alone."""
     preference: NonNegative = 1.0
     """Weight of term (c), minus the expected log preference."""

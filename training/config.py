@@ -109,5 +109,8 @@ def changed_options(given: dict[str, Any], usual: dict[str, Any], prefix: str = 
         option, known = prefix + name.replace("_", "-"), usual[name]
         if isinstance(value, dict) and isinstance(known, dict):
             yield from changed_options(value, known, f"{option}.")
+        elif value is True or value is False:
+            if value != known:
+                yield option if value else option.replace(prefix, f"{prefix}no-", 1)
         elif value != known:
             yield f"{option} {' '.join(map(str, value)) if isinstance(value, list) else value}"

@@ -300,3 +300,15 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, finished: t
     torch.save({"agent": Path, "steps": 1}, run / "checkpoint.pt")
     with pytest.raises(GanglionError, match="cannot load"):
         load_agent(run)
+
+
+def test_the_command_of_a_run_switches_what_is_on_or_off() -> None:
+    config = preset("cartpole_push", "dqn")
+    config = replace(config, options=replace(config.options, double_q=False))  # type: ignore[call-arg]
+    config = replace(config, agent=replace(config.agent, precision_by_state=True))
+    line = command_line(config)
+    assert "--agent.precision-by-state" in line
+    assert "--no-double-q" in line
+    parsed = parse_train(line.split()[2:])
+    assert isinstance(parsed, Train)
+    assert parsed.config == config

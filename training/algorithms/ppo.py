@@ -22,6 +22,7 @@ from training.algorithms.on_policy import (
     policy_parameters,
     value_loss,
 )
+from training.compiling import compiled
 from training.config import TrainConfig
 from training.ranges import Count, NonNegative, Positive
 from training.returns import step_weights
@@ -50,6 +51,8 @@ class PPOOptions(AdvantageOptions):
     """Weight of the entropy bonus."""
     max_grad_norm: Positive = 1.0
     """Longest gradient, of policy and critic together."""
+    compile: bool = False
+    """Compile the losses, where there is a C++ compiler: for long runs, as the first update takes a minute longer."""
 
 
 def clipped_objective(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
@@ -73,6 +76,7 @@ class PPO(Algorithm[PPOOptions]):
         super().__init__(config, agent)
         self.parameters: list[Tensor] = [*policy_parameters(agent), *agent.critic.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
+        self._compiled_losses = compiled(self._losses, self.options.compile)
         self.multiplier = 0.0
         """Lambda of the KL penalty."""
 
@@ -83,7 +87,7 @@ class PPO(Algorithm[PPOOptions]):
         logs: list[tuple[Tensor, ...]] = []
         for _ in range(o.epochs):
             for part in batch.shuffled(o.minibatches):
-                policy_loss, critic_loss, entropy, kl, clipped = self._losses(part)
+                policy_loss, critic_loss, entropy, kl, clipped = self._compiled_losses(part)
                 if o.target_kl > 0.0:
                     self._follow_kl(kl.item())
                 self.optimizer.zero_grad()

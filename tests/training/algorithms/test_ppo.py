@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ def test_every_tick_is_learned_from_once_in_a_pass(tmp_path: Path, monkeypatch: 
         seen.append(batch.target)
         return losses(batch)
 
-    monkeypatch.setattr(ppo, "_losses", record)
+    monkeypatch.setattr(ppo, "_compiled_losses", record)
     rollout = collector.collect(ppo.explore)
     whole = make_batch(ppo.agent, rollout, ppo.options, ppo.config.gamma)
     ppo.update(rollout)
@@ -87,3 +89,27 @@ def test_the_dual_converges_on_a_quadratic(wanted: float, x: float, multiplier: 
 def test_the_multiplier_never_falls_below_zero() -> None:
     assert dual_ascent(0.1, 0.0, target=1.0, rate=0.5) == 0.0
     assert dual_ascent(0.1, 2.0, target=1.0, rate=0.5) == pytest.approx(0.6)
+
+
+def test_compiled_losses_teach_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the compiler's front end alone: what it traces, not the C++ that it writes, which takes a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/g++")
+    plain, collector = learner(tmp_path / "a", epochs=1)
+    traced, _ = learner(tmp_path / "b", epochs=1, compile=True)
+    assert traced._compiled_losses != traced._losses
+    rollout = collector.collect(plain.explore)
+    for ppo in (plain, traced):
+        torch.manual_seed(1)
+        ppo.update(rollout)
+    mine, theirs = plain.agent.state_dict(), traced.agent.state_dict()
+    for name in mine:
+        torch.testing.assert_close(theirs[name], mine[name], rtol=1e-5, atol=1e-6)
+    collector.close()
+
+
+def test_without_a_compiler_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    ppo, collector = learner(tmp_path, compile=True)
+    assert ppo._compiled_losses == ppo._losses
+    collector.close()

@@ -7,7 +7,7 @@ maximising action is that of q and its value that of q_target.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,7 +26,13 @@ from training.rollout import Rollout
 class DQNOptions(ReplayOptions):
     """Settings of DQN."""
 
-    target_update_interval: Count = 250
+    batch_size: Count = 128
+    """Transitions in each gradient step."""
+    gradient_steps: Positive = 0.5
+    """Gradient steps per environment step."""
+    learning_rate: Positive = 1e-3
+    """Adam's step size."""
+    target_update_interval: Count = 100
     """Gradient steps after which the target network takes on the learned weights."""
     double_q: bool = True
     """Let the learned network choose the action whose value the target network gives."""
@@ -70,6 +76,11 @@ class DQN(OffPolicy[DQNOptions]):
         self.target = deepcopy(agent.policy).requires_grad_(False)
         self.optimizer = adam(agent.policy.parameters(), self.options.learning_rate)
         self.parts = {"target": self.target, "optimizer": self.optimizer}
+
+    @classmethod
+    def adapt(cls, config: TrainConfig) -> TrainConfig:
+        """More simulations at a time, which share the cost of a tick."""
+        return replace(super().adapt(config), num_envs=16)
 
     @property
     def random_share(self) -> float:

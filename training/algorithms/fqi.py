@@ -22,7 +22,7 @@ from training.agent.agent import Agent
 from training.agent.situation import Situation
 from training.algorithms.off_policy import CriticOptions, OffPolicy, adam, bellman_target, descend, minibatches
 from training.config import TrainConfig
-from training.ranges import Count, NonNegative, Share
+from training.ranges import Count, NonNegative, Positive, Share
 from training.replay_buffer import Batch
 
 MAXIMISERS = ("explicit", "amortized")
@@ -33,6 +33,12 @@ _FIRST_STEP, _STEPS = 0.1, (1e-9, 1.0)  # of the ascent, normalised actions
 class FQIOptions(CriticOptions):
     """Settings of fitted Q-iteration."""
 
+    gradient_steps: Positive = 0.5
+    """Gradient steps of each of the two fits per environment step."""
+    learning_rate: Positive = 1e-3
+    """Adam's step size for the actor."""
+    critic_learning_rate: Positive = 1e-3
+    """Adam's step size for the critic."""
     maximiser: str = "amortized"
     """What finds the best next action. explicit: a search at every base point. amortized: the actor."""
     base_points: Count = 8192
@@ -100,7 +106,7 @@ class FQI(OffPolicy[FQIOptions]):
     @classmethod
     def adapt(cls, config: TrainConfig) -> TrainConfig:
         """Rollouts long enough to be worth an iteration."""
-        return replace(super().adapt(config), num_envs=8, horizon=64)
+        return replace(super().adapt(config), num_envs=16, horizon=32)
 
     def try_out(self, situation: Situation) -> Tensor:
         random, greedy = self.random_action(situation), self.act(situation)

@@ -20,7 +20,7 @@ from training.agent.situation import Situation
 from training.algorithms.off_policy import OffPolicy, OffPolicyOptions, adam, bellman_target, descend
 from training.config import TrainConfig
 from training.q_networks import QNetworks, polyak
-from training.ranges import Count, NonNegative
+from training.ranges import Count, NonNegative, Positive
 from training.replay_buffer import Batch
 
 
@@ -28,6 +28,10 @@ from training.replay_buffer import Batch
 class OffPACOptions(OffPolicyOptions):
     """Settings of the off-policy actor-critic."""
 
+    learning_rate: Positive = 1e-3
+    """Adam's step size for the policy."""
+    critic_learning_rate: Positive = 1e-3
+    """Adam's step size for the critic."""
     action_samples: Count = 8
     """Actions drawn at every state of a batch for the policy gradient; with more than one, each is compared with the
     others."""

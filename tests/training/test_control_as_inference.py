@@ -324,6 +324,26 @@ def test_hard_discounted_values_solve_the_linear_equation_of_the_greedy_policy()
     close(hard.v, expected, 2e-12)
 
 
+def test_soft_bellman_v_is_beta_log_integral_of_exp_q_over_beta() -> None:
+    """q = -c (a - a*)^2 / 2: v = (beta / 2) log(2 pi beta / c) = .1129 at c = 2, beta = .5, and pi = N(a*, beta / c).
+
+    The integral over a in [-7, 9) is that of 400 choices with the prior 1 / 400, whose values are beta log 16 less.
+    """
+    c, beta, best, width, count = 2.0, 0.5, 1.0, 16.0, 400
+    action = best - width / 2 + width * torch.arange(count, dtype=torch.float64) / count
+    q = -0.5 * c * (action - best).square()
+    prior = torch.full((1, count), 1 / count, dtype=torch.float64)
+    mdp = TabularMDP(q.unsqueeze(0), torch.ones(1, count, 1, dtype=torch.float64), prior)
+    values = soft_value_iteration(mdp, 1, beta, control_backup)
+    v = values.v + beta * math.log(width)
+    close(v, 0.5 * beta * math.log(2 * math.pi * beta / c), 1e-8)
+    close(v, 0.1129, 5e-5)
+    policy = soft_policy(mdp, values, beta)[0, 0]
+    mean = (policy * action).sum()
+    close(mean, best, 1e-8)
+    close((policy * (action - mean).square()).sum(), beta / c, 1e-8)
+
+
 @pytest.mark.parametrize("backup", BACKUPS)
 def test_a_forbidden_action_is_never_taken(backup: Backup) -> None:
     """However well it pays: 1e6 at α = 1e-3 would overflow outside of the exponent."""

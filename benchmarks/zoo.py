@@ -52,6 +52,6 @@ def settings(
         return replace(plain, gamma=0.99, num_envs=16, horizon=512, sequence=16, options=options)
     replay = SACOptions(
         learning_rate=7.3e-4, critic_learning_rate=7.3e-4, ent_coef=1.0, ent_coef_learning_rate=7.3e-4, tau=0.02,
-        batch_size=256, buffer_size=300_000, learning_starts=10_000,
+        batch_size=256, gradient_steps=1.0, buffer_size=300_000, learning_starts=10_000,
     )  # fmt: skip
     return replace(plain, gamma=0.98, num_envs=8, horizon=1, sequence=1, options=replay)

@@ -7,7 +7,7 @@ Actor: ascends E[q(s, d(s; w))], whose gradient is E[grad_w d(s; w) grad_a q(s, 
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.agent.agent import Agent
 from training.agent.situation import Situation
-from training.algorithms.off_policy import OffPolicy, OffPolicyOptions, adam, bellman_target, descend
+from training.algorithms.off_policy import ActorCriticOptions, OffPolicy, adam, bellman_target, descend
 from training.config import TrainConfig
 from training.exploration import make_noise
 from training.q_networks import QNetworks, polyak
@@ -24,7 +24,7 @@ from training.replay_buffer import Batch
 
 
 @dataclass(frozen=True)
-class DDPGOptions(OffPolicyOptions):
+class DDPGOptions(ActorCriticOptions):
     """Settings of DDPG."""
 
     noise_type: str = "ornstein-uhlenbeck"
@@ -67,6 +67,10 @@ class DDPG(OffPolicy[DDPGOptions]):
             "optimizer": self.optimizer,
             "critic_optimizer": self.critic_optimizer,
         }
+
+    @classmethod
+    def adapt(cls, config: TrainConfig) -> TrainConfig:
+        return replace(super().adapt(config), num_envs=8)
 
     def try_out(self, situation: Situation) -> Tensor:
         action = self.agent.act(situation.z)

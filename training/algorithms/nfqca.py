@@ -20,7 +20,7 @@ from training.algorithms.ddpg import policy_loss
 from training.algorithms.off_policy import CriticOptions, OffPolicy, adam, bellman_target, descend, minibatches
 from training.config import TrainConfig
 from training.exploration import GaussianNoise
-from training.ranges import Count, NonNegative
+from training.ranges import Count, NonNegative, Positive
 from training.replay_buffer import Batch
 
 
@@ -28,6 +28,10 @@ from training.replay_buffer import Batch
 class NFQCAOptions(CriticOptions):
     """Settings of NFQCA."""
 
+    learning_rate: Positive = 1e-3
+    """Adam's step size for the policy."""
+    critic_learning_rate: Positive = 1e-3
+    """Adam's step size for the critics."""
     base_points: Count = 8192
     """Transitions drawn for the iterations after each rollout; all of them while there are fewer."""
     iterations: Count = 2

@@ -58,6 +58,22 @@ class OffPolicyOptions(CriticOptions):
     """Share of the learned weights that the target networks take on in each gradient step."""
 
 
+@dataclass(frozen=True)
+class ActorCriticOptions(OffPolicyOptions):
+    """Settings of those that improve a policy through its critics in every gradient step."""
+
+    batch_size: Count = 128
+    """Transitions in each gradient step."""
+    gradient_steps: Positive = 0.5
+    """Gradient steps per environment step."""
+    learning_rate: Positive = 1e-3
+    """Adam's step size for the policy."""
+    critic_learning_rate: Positive = 1e-3
+    """Adam's step size for the critics."""
+    tau: UpToOne = 0.02
+    """Share of the learned weights that the target networks take on in each gradient step."""
+
+
 P = TypeVar("P", bound=ReplayOptions)
 
 

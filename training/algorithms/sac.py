@@ -11,7 +11,7 @@ Rewards are times 1 - gamma, and so is alpha here; `ent_coef` is in the unit of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from training.agent.agent import Agent
 from training.agent.distributions import SquashedGaussian
 from training.agent.situation import Situation
-from training.algorithms.off_policy import OffPolicy, OffPolicyOptions, adam, bellman_target, descend
+from training.algorithms.off_policy import ActorCriticOptions, OffPolicy, adam, bellman_target, descend
 from training.config import TrainConfig
 from training.q_networks import polyak
 from training.ranges import NonNegative, Positive
@@ -28,7 +28,7 @@ from training.replay_buffer import Batch
 
 
 @dataclass(frozen=True)
-class SACOptions(OffPolicyOptions):
+class SACOptions(ActorCriticOptions):
     """Settings of SAC."""
 
     ent_coef: Positive = 0.1
@@ -74,6 +74,10 @@ class SAC(OffPolicy[SACOptions]):
             "critic_optimizer": self.critic_optimizer,
             "ent_coef_optimizer": self.ent_coef_optimizer,
         }
+
+    @classmethod
+    def adapt(cls, config: TrainConfig) -> TrainConfig:
+        return replace(super().adapt(config), num_envs=8)
 
     def try_out(self, situation: Situation) -> Tensor:
         return self.agent.distribution(situation.z).sample()

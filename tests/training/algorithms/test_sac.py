@@ -120,7 +120,7 @@ def test_drawn_actions_carry_the_correction_of_the_tanh() -> None:
 def test_an_update_is_that_of_the_equations(monkeypatch: pytest.MonkeyPatch) -> None:
     """y = r + gamma (1 - terminated) (min q'(s', a') - alpha log pi(a' | s')), alpha = (1 - gamma) ent_coef; the actor
     descends E[alpha log pi - min q] with the critics after their step."""
-    algorithm = make("sac", ent_coef=0.4)
+    algorithm = make("sac", ent_coef=0.4, tau=0.005)
     batch = make_batch(algorithm, 30)
     monkeypatch.setattr(torch, "randn_like", lambda like: torch.full_like(like, 0.5))
     alpha = (1 - GAMMA) * 0.4

@@ -11,8 +11,9 @@ from training.algorithms.td3 import smoothed
 
 def test_equal_twins_without_noise_and_delay_are_ddpg() -> None:
     """The same weights after 20 updates, of the policy, both critics and every target."""
-    ddpg = make("ddpg")
-    td3 = make("td3", policy_delay=1, target_policy_noise=0.0)
+    rates = {"learning_rate": 3e-4, "critic_learning_rate": 3e-4, "tau": 0.005}
+    ddpg = make("ddpg", **rates)
+    td3 = make("td3", policy_delay=1, target_policy_noise=0.0, **rates)
     td3.agent.load_state_dict(ddpg.agent.state_dict())
     td3.target_policy.load_state_dict(ddpg.target_policy.state_dict())
     with torch.no_grad():

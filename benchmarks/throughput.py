@@ -60,6 +60,8 @@ class Options:
     """Our processes."""
     threads: int = 2
     """Threads of torch while learning, of ours; theirs has as many as torch takes."""
+    compile: bool = False
+    """Compile our losses of PPO; the first update, which does it, does not count."""
     sde: bool = True
     """Let theirs explore by noise that depends on the state, as the zoo does; ours never does."""
     return_steps: int = 0
@@ -119,6 +121,8 @@ def main(options: Options) -> list[dict[str, Any]]:
 
 def _measure(algo: str, options: Options) -> dict[str, Any]:
     usual = replace(settings(options.task, algo, 0, None, options.threads, options.workers), worlds=(NOMINAL,))
+    if isinstance(usual.options, PPOOptions):
+        usual = replace(usual, options=replace(usual.options, compile=options.compile))
     config, warm = _short(usual, options)
     speeds: dict[str, list[float]] = {who: [] for who in (_OURS, _ONE, _EACH)}
     for _ in range(options.rounds):

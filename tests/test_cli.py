@@ -292,6 +292,11 @@ def test_replay_of_many_bags(run: Run, kuka_path: Path, tmp_path: Path) -> None:
         (["train", "--resume", "nowhere"], "nowhere is not a training run"),
         (["train", "--resume"], "ganglion train --resume RUN"),
         (["train", "cartpole", "--algo", "magic"], "there is no algorithm 'magic'; expected one of"),
+        (
+            ["train", "cartpole", "--algo", "sac", "--clip", "3"],
+            "--clip is an option of --algo ppo, not of sac",
+        ),
+        (["train", "cartpole_push", "--algo", "sac"], "sac learns continuous actions"),
         (["train", "cartpole", "--gamma", "1.5"], "gamma is 1.5, expected a number above 0 and below 1"),
         (["train", "cartpole", "--learning-rate=-1"], "learning_rate is -1.0, expected a number above 0"),
         (["train", "cartpole", "--device", "abacus", "--output", "x"], "there is no device 'abacus' on this machine"),

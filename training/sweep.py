@@ -50,6 +50,7 @@ COMMON: dict[str, Space] = {"gamma": _one_of(0.95, 0.98, 0.99, 0.995), "hidden":
 SPACES: dict[str, Space] = {
     "learning_rate": _log(1e-5, 1e-2),
     "critic_learning_rate": _log(1e-5, 1e-2),
+    "value_learning_rate": _log(1e-5, 1e-2),
     "ent_coef_learning_rate": _log(1e-5, 1e-2),
     "gae_lambda": _one_of(0.8, 0.9, 0.95, 0.98, 1.0),
     "clip": _one_of(0.1, 0.2, 0.3),
@@ -57,11 +58,14 @@ SPACES: dict[str, Space] = {
     "entropy": _one_of(0.0, 0.001, 0.01),
     "ent_coef": _log(0.01, 1.0),
     "epochs": _one_of(3, 5, 10, 20),
+    "value_epochs": _one_of(5, 10, 20),
     "minibatches": _one_of(2, 4, 8, 16),
     "batch_size": _one_of(64, 128, 256, 512),
     "gradient_steps": _one_of(0.25, 0.5, 1.0),
     "tau": _log(0.001, 0.05),
     "noise_std": _one_of(0.05, 0.1, 0.2, 0.4),
+    "exploration_fraction": _one_of(0.1, 0.2, 0.4),
+    "target_update_interval": _one_of(100, 250, 1000),
     "policy_delay": _one_of(1, 2, 4),
     "target_policy_noise": _one_of(0.1, 0.2, 0.4),
 }

@@ -13,6 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import ganglion
 from ganglion.trainer import Train, parse_train
 from runtime.errors import GanglionError
 from training.agent.agent import Agent
@@ -83,8 +84,10 @@ def test_a_worse_agent_does_not_replace_the_best(tmp_path: Path) -> None:
     assert kept == [(128, 5.0), (128, 5.0), (384, 5.0), (512, 7.0)]
 
 
-def test_a_run_without_evaluations_has_no_best(tmp_path: Path) -> None:
+def test_a_run_without_evaluations_has_no_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(replace(SMALL, steps=128, eval_every=0), tmp_path / "a")
+    assert ganglion.main(["export", str(tmp_path / "a"), "-o", str(tmp_path / "a.onnx"), "--best"]) == 2
+    assert "has no best.pt: no evaluation ended" in capsys.readouterr().err
     with pytest.raises(GanglionError, match=r"has no best\.pt: no evaluation ended"):
         load_agent(tmp_path / "a", best=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +15,14 @@ from torch.nn.utils import parameters_to_vector
 from tests.training.models import HOLD
 from training.agent.situation import Situation
 from training.algorithms import algorithm_class
+from training.algorithms.off_policy import OffPolicyOptions
 from training.checkpoint import build_agent
 from training.config import TrainConfig
+from training.evaluation import evaluate
 from training.presets import preset
 from training.replay_buffer import Batch
 from training.rollout import Rollout
+from training.trainer import Trainer
 
 GAMMA = 0.9
 
@@ -41,6 +45,14 @@ def settings(name: str, hidden: int = 8, **options: Any) -> TrainConfig:
     agent = replace(config.agent, hidden=hidden, inference=HOLD)
     plain = replace(config, agent=agent, refine=(0,), model_epochs=0, workers=1, gamma=GAMMA)
     return replace(plain, options=replace(config.options, **options))
+
+
+def short_run(name: str) -> TrainConfig:
+    """3,072 steps on the cart-pole, 512 of them at random, and 1,280 gradient steps."""
+    rates = {"learning_rate": 2e-3, "critic_learning_rate": 2e-3}
+    config = settings(name, 32, learning_starts=512, batch_size=64, gradient_steps=0.5, **rates)
+    options = replace(config.options, tau=0.03) if isinstance(config.options, OffPolicyOptions) else config.options
+    return replace(config, gamma=0.98, steps=3072, num_envs=8, horizon=16, eval_every=0, options=options)
 
 
 def make(name: str, **options: Any) -> Any:
@@ -115,3 +127,11 @@ def action_slope(critics: Any, s: Situation, action: Tensor) -> Tensor:
             off[:, i] = step
             slope[:, i] = (critics.q(s, action + off)[0] - critics.q(s, action - off)[0]) / (2 * step)
     return slope
+
+
+def episode_length(config: TrainConfig, folder: Path) -> tuple[float, float]:
+    """Ticks that the deployed action balances the pole, before training and after."""
+    trainer = Trainer(config, folder, resume=False)
+    before = evaluate(trainer.agent, config, 10).episode_length
+    trainer.fit()
+    return before, evaluate(trainer.agent, config, 10).episode_length

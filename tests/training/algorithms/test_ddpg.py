@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from tests.training.algorithms.replayed import (
     GAMMA,
     action_slope,
+    episode_length,
     explicit_policy_gradient,
     make,
     make_batch,
+    short_run,
     weights,
 )
 from training.algorithms.ddpg import policy_loss
@@ -77,3 +81,9 @@ def test_noisy_actions_stay_within_their_bounds(kind: str, noise: type) -> None:
         tried, greedy = algorithm.try_out(s), algorithm.agent.act(s.z)
     assert tried.abs().max() == 1.0
     assert (tried - greedy).abs().mean() > 0.5
+
+
+def test_ddpg_learns_to_balance(tmp_path: Path) -> None:
+    before, after = episode_length(short_run("ddpg"), tmp_path)
+    assert before < 60
+    assert after > 2 * before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from torch import Tensor
 from tests.training.algorithms.replayed import (
     GAMMA,
     action_slope,
+    episode_length,
     explicit_policy_gradient,
     make,
     make_batch,
+    short_run,
     weights,
 )
 from training.replay_buffer import Batch
@@ -105,3 +108,9 @@ def test_base_points_are_drawn_once_there_are_more() -> None:
     algorithm.buffer = Many(make_batch(algorithm, 20))
     list(algorithm.improve(3))
     assert drawn == [8]
+
+
+def test_nfqca_learns_to_balance(tmp_path: Path) -> None:
+    before, after = episode_length(short_run("nfqca"), tmp_path)
+    assert before < 60
+    assert after > 2 * before

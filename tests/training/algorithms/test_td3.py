@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from tests.training.algorithms.replayed import GAMMA, make, make_batch, weights
+from tests.training.algorithms.replayed import GAMMA, episode_length, make, make_batch, short_run, weights
 from training.algorithms.td3 import smoothed
 
 
@@ -74,3 +76,9 @@ def test_policy_and_targets_move_in_every_third_step_alone() -> None:
         assert ("actor_loss" in losses) == moved[-1]
         assert not torch.equal(weights(algorithm.critics), critics)
     assert moved == [False, False, True, False, False, True]
+
+
+def test_td3_learns_to_balance(tmp_path: Path) -> None:
+    before, after = episode_length(short_run("td3"), tmp_path)
+    assert before < 60
+    assert after > 2 * before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ import torch
 from tests.training.algorithms.replayed import (
     GAMMA,
     action_slope,
+    episode_length,
     explicit_policy_gradient,
     level,
     make,
     make_batch,
+    short_run,
     weights,
 )
 from training.agent.distributions import Gaussian
@@ -182,3 +185,9 @@ def test_the_temperature_is_kept_in_the_checkpoint() -> None:
     other.restore(algorithm.state())
     assert other.log_ent_coef.item() == math.log(0.7)
     assert other.ent_coef_optimizer.param_groups[0]["params"][0] is other.log_ent_coef
+
+
+def test_sac_learns_to_balance(tmp_path: Path) -> None:
+    before, after = episode_length(short_run("sac"), tmp_path)
+    assert before < 60
+    assert after > 2 * before

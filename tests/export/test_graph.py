@@ -14,7 +14,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from export.exporter import describe, refine_to_compare, write_bundle
-from export.gate import ParityError, check_parity
+from export.gate import ParityError, answers, check_parity
 from export.graph import IR_VERSION, OPSET, build_model
 from export.record import Recording
 from runtime.bundle import Bundle
@@ -36,6 +36,7 @@ METHODS = {
     "gauss_newton": AgentConfig(SINGLE, "state", (0, 1, 3), precision_by_state=True),
     "blocks": AgentConfig(CHAIN, "middle", inference=InferenceConfig(schedule="constant", covariance_block=4)),
 }
+CHOOSING = AgentConfig(ALL_TIED, "state", (0, 1, 2, 3), hidden=8, head="categorical", choices=((-1.0,), (1.0,)))
 TICKS, EPISODE = 60, 15
 
 
@@ -223,3 +224,37 @@ def test_the_contract_describes_every_method() -> None:
     assert initial["z"] == (0.0,) * 8
     assert initial["P"] == tuple(np.tile(np.eye(4), (2, 1, 1)).flatten())
     assert initial["sensors"] == (1e6,) * 4 + (0.0,) * 16
+
+
+def drafted(agent: Agent, folder: Path) -> Bundle:
+    contract = describe(agent, TrainConfig("cartpole_push", agent=CHOOSING), 0)
+    return Bundle.load(write_bundle(folder / "choosing.onnx", build_model(agent), contract))
+
+
+def test_the_graph_of_a_choosing_agent_commands_the_best_choice(tmp_path: Path) -> None:
+    agent = random_agent(TrainConfig("cartpole_push", agent=CHOOSING))
+    with torch.no_grad():
+        agent.policy[-1].weight.normal_()  # type: ignore[operator, union-attr]
+    ticks, bundle = torch_ticks(agent), drafted(agent, tmp_path)
+    assert check_parity(agent, bundle, ticks, (0, 1)).max_difference <= 1e-4
+    session = bundle.start().session
+    commanded = {float(answer["action"].item()) for answer in answers(session, ticks, 1)}
+    assert commanded == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize(("lead", "refused"), [(5e-5, False), (1e-2, True)])
+def test_either_of_two_choices_that_are_as_good_is_right(lead: float, refused: bool, tmp_path: Path) -> None:
+    """The graph takes the first of two equal ones; torch gives the second one a lead."""
+    agent = random_agent(TrainConfig("cartpole_push", agent=CHOOSING))
+    last = agent.policy[-1]
+    assert isinstance(last, torch.nn.Linear)
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.zeros_(last.bias)
+    bundle = drafted(agent, tmp_path)
+    with torch.no_grad():
+        last.bias[1] = lead
+    if refused:
+        with pytest.raises(ParityError, match="differs from torch by 2 in action"):
+            check_parity(agent, bundle, torch_ticks(agent), (0,))
+    else:
+        check_parity(agent, bundle, torch_ticks(agent), (0,))

@@ -16,6 +16,7 @@ from training.agent.agent import Agent
 from training.algorithms.base import Algorithm
 from training.algorithms.on_policy import (
     AdvantageOptions,
+    annealing,
     explained_variance,
     make_batch,
     policy_logs,
@@ -33,7 +34,7 @@ class A2COptions(AdvantageOptions):
     """Settings of A2C."""
 
     learning_rate: Positive = 2e-3
-    """Adam's step size."""
+    """Start of Adam's step size, which falls to nearly none at the end."""
     value_weight: NonNegative = 1.0
     """Weight of the critic's loss."""
     entropy: NonNegative = 0.0
@@ -51,6 +52,7 @@ class A2C(Algorithm[A2COptions]):
         super().__init__(config, agent)
         self.parameters: list[Tensor] = [*policy_parameters(agent), *agent.critic.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
+        self.schedule = annealing(self.optimizer, config)
 
     @classmethod
     def adapt(cls, config: TrainConfig) -> TrainConfig:
@@ -68,16 +70,18 @@ class A2C(Algorithm[A2COptions]):
         (policy_loss + o.value_weight * critic_loss - o.entropy * distribution.entropy().mean()).backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
+        self.schedule.step()
         return {
             "train/policy_loss": policy_loss.item(),
             "train/value_loss": critic_loss.item(),
             "train/explained_variance": explained_variance(batch),
-            "train/learning_rate": o.learning_rate,
+            "train/learning_rate": self.schedule.get_last_lr()[0],
             **policy_logs(agent, batch),
         }
 
     def state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict()}
+        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from runtime.errors import GanglionError
 from training.agent.agent import Agent
@@ -79,6 +81,12 @@ class Batch(NamedTuple):
 def with_shorter_rollouts(config: TrainConfig) -> TrainConfig:
     """Half as long, for an algorithm to which each is worth no more than one step of the policy."""
     return replace(config, horizon=config.sequence * max(config.horizon // (2 * config.sequence), 1))
+
+
+def annealing(optimizer: Optimizer, config: TrainConfig) -> LambdaLR:
+    """Lets the step size fall in a straight line to a twentieth at the end of the run; `step` it after every update."""
+    updates = max(config.steps // (config.num_envs * config.horizon), 1)
+    return LambdaLR(optimizer, lambda update: max(1.0 - update / updates, 0.05))
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from training.agent.agent import Agent
 from training.agent.situation import Situation
 from training.algorithms.base import Algorithm
-from training.algorithms.on_policy import policy_parameters, pseudo_loss
+from training.algorithms.on_policy import annealing, policy_parameters, pseudo_loss
 from training.config import Options, TrainConfig
 from training.ranges import Positive
 from training.returns import best_baseline, episode_return, reward_to_go
@@ -31,7 +31,7 @@ class ReinforceOptions(Options):
     """Settings of REINFORCE."""
 
     learning_rate: Positive = 1e-2
-    """Adam's step size."""
+    """Start of Adam's step size, which falls to nearly none at the end."""
     reward_to_go: bool = True
     """Weight an action with the rewards that follow it, not with those of its whole episode: the same mean, less
     variance."""
@@ -84,6 +84,7 @@ class Reinforce(Algorithm[ReinforceOptions]):
         super().__init__(config, agent)
         self.parameters = policy_parameters(agent)
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
+        self.schedule = annealing(self.optimizer, config)
 
     @classmethod
     def adapt(cls, config: TrainConfig) -> TrainConfig:
@@ -111,18 +112,20 @@ class Reinforce(Algorithm[ReinforceOptions]):
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
+        self.schedule.step()
         return {
             "train/policy_loss": loss.item(),
             "train/return": returns[:known].mean().item(),
             "train/entropy": distribution.entropy().mean().item(),
-            "train/learning_rate": o.learning_rate,
+            "train/learning_rate": self.schedule.get_last_lr()[0],
         }
 
     def state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict()}
+        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
 
 
 def _ticks_to_forget(gamma: float) -> int:

@@ -19,6 +19,7 @@ from training.algorithms.base import Algorithm
 from training.algorithms.on_policy import (
     AdvantageOptions,
     Critic,
+    annealing,
     explained_variance,
     make_batch,
     policy_logs,
@@ -41,7 +42,7 @@ class VPGOptions(AdvantageOptions):
     gae_lambda: Share = 0.97
     """Trace of gae and truncated: 0 trusts the critic (TD(0)), 1 the rewards."""
     learning_rate: Positive = 5e-3
-    """Adam's step size for the policy."""
+    """Start of Adam's step size for the policy, which falls to nearly none at the end."""
     value_learning_rate: Positive = 1e-3
     """Adam's step size for the critic."""
     value_epochs: Count = 5
@@ -69,6 +70,7 @@ class VPG(Algorithm[VPGOptions]):
         super().__init__(config, agent)
         self.parameters = policy_parameters(agent)
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
+        self.schedule = annealing(self.optimizer, config)
         self.critic = Critic(agent, self.options.value_learning_rate)
 
     @classmethod
@@ -89,11 +91,12 @@ class VPG(Algorithm[VPGOptions]):
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
             losses.append(loss.item())
+        self.schedule.step()
         return {
             "train/policy_loss": sum(losses) / len(losses),
             "train/value_loss": self.critic.fit(batch, o.value_epochs, 4),
             "train/explained_variance": explained_variance(batch),
-            "train/learning_rate": o.learning_rate,
+            "train/learning_rate": self.schedule.get_last_lr()[0],
             **policy_logs(agent, batch),
         }
 
@@ -104,8 +107,13 @@ class VPG(Algorithm[VPGOptions]):
         return trajectory_weights(log_prob.view_as(done), old_log_prob.view_as(done), done).flatten()
 
     def state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "critic": self.critic.state()}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "critic": self.critic.state(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
         self.critic.restore(state["critic"])

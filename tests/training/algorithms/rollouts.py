@@ -34,6 +34,7 @@ def plain(task: str, algo: str, **options: Any) -> TrainConfig:
 def learner(config: TrainConfig) -> Algorithm[Any]:
     """The algorithm with a new agent in float64, whose policy already differs from state to state."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # the matrices are small
     agent = build_agent(config).double()
     with torch.no_grad():
         agent.policy.get_parameter("4.weight").normal_(std=0.5)

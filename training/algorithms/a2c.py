@@ -75,7 +75,7 @@ class A2C(Algorithm[A2COptions]):
             "train/policy_loss": policy_loss.item(),
             "train/value_loss": critic_loss.item(),
             "train/explained_variance": explained_variance(batch),
-            "train/learning_rate": self.schedule.get_last_lr()[0],
+            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
             **policy_logs(agent, batch),
         }
 

@@ -117,7 +117,7 @@ class Reinforce(Algorithm[ReinforceOptions]):
             "train/policy_loss": loss.item(),
             "train/return": returns[:known].mean().item(),
             "train/entropy": distribution.entropy().mean().item(),
-            "train/learning_rate": self.schedule.get_last_lr()[0],
+            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
 
     def state(self) -> dict[str, Any]:

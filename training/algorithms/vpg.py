@@ -96,7 +96,7 @@ class VPG(Algorithm[VPGOptions]):
             "train/policy_loss": sum(losses) / len(losses),
             "train/value_loss": self.critic.fit(batch, o.value_epochs, 4),
             "train/explained_variance": explained_variance(batch),
-            "train/learning_rate": self.schedule.get_last_lr()[0],
+            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
             **policy_logs(agent, batch),
         }
 

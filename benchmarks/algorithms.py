@@ -31,6 +31,7 @@ from runtime.files import write_bytes, write_json
 from sim.processes import end_with_parent
 from sim.tasks import task_class
 from training.algorithms import ALGORITHMS, algorithm_class
+from training.config import TrainConfig
 from training.evaluation import Evaluator
 from training.presets import preset
 from training.trainer import Status, Trainer
@@ -114,41 +115,55 @@ def cases(options: Options) -> list[Case]:
 
 
 def solve(case: Case, options: Options) -> dict[str, Any]:
-    """Train until solved, or to the last step; the row of the results."""
+    """Train until solved, or to the last step; the row of the results. A teacher, if it takes one, learns by PPO."""
+    with tempfile.TemporaryDirectory(prefix="ganglion-") as folder:
+        config, run = _settings(case, options), Path(folder)
+        if hasattr(config.options, "teacher"):
+            _until_solved(_settings(replace(case, algo="ppo"), options), run / "teacher")
+            config = replace(config, options=replace(config.options, teacher=str(run / "teacher")))  # type: ignore[call-arg]
+        found = _until_solved(config, run / "run")
+    return {"task": case.task, "algo": case.algo, "seed": case.seed} | found
+
+
+def _settings(case: Case, options: Options) -> TrainConfig:
     config = preset(case.task, case.algo)
-    config = replace(
+    return replace(
         config, seed=case.seed, steps=options.steps or config.steps, workers=1, device="cpu",
         eval_every=options.every, eval_episodes=10,
     )  # fmt: skip
-    row: dict[str, Any] = {"task": case.task, "algo": case.algo, "seed": case.seed, "solved": False, "best": 0.0}
-    judge = Evaluator(case.task, _EPISODES)
+
+
+def _until_solved(config: TrainConfig, run: Path) -> dict[str, Any]:
+    """Train into the folder `run`, which keeps the last checkpoint; what came of it."""
+    row: dict[str, Any] = {"solved": False, "best": 0.0}
+    judge = Evaluator(config.task, _EPISODES)
     judging_s = 0.0
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="ganglion-") as folder:
-        trainer = Trainer(config, Path(folder), resume=False)
+    trainer = Trainer(config, run, resume=False)
 
-        def look(status: Status) -> None:
-            nonlocal judging_s
-            if status.evaluation is None:
-                return
-            success = status.evaluation.success_rate
-            if success == 1.0:
-                before = time.monotonic()
-                success = judge.run(trainer.agent).success_rate
-                judging_s += time.monotonic() - before
-                row["solved"] = success >= _SOLVED
-            row["best"] = max(row["best"], success)
-            if row["solved"]:
-                raise _Stop
+    def look(status: Status) -> None:
+        nonlocal judging_s
+        if status.evaluation is None:
+            return
+        success = status.evaluation.success_rate
+        if success == 1.0:
+            before = time.monotonic()
+            success = judge.run(trainer.agent).success_rate
+            judging_s += time.monotonic() - before
+            row["solved"] = success >= _SOLVED
+        row["best"] = max(row["best"], success)
+        if row["solved"]:
+            trainer.save()
+            raise _Stop
 
-        try:
-            trainer.fit(look)
-        except _Stop:
-            pass
-        except GanglionError as error:
-            row["error"] = str(error)
-        finally:
-            judge.close()
+    try:
+        trainer.fit(look)
+    except _Stop:
+        pass
+    except GanglionError as error:
+        row["error"] = str(error)
+    finally:
+        judge.close()
     return row | {"steps": trainer.steps, "seconds": round(time.monotonic() - started - judging_s, 1)}
 
 

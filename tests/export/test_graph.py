@@ -234,7 +234,7 @@ def drafted(agent: Agent, folder: Path) -> Bundle:
 def test_the_graph_of_a_choosing_agent_commands_the_best_choice(tmp_path: Path) -> None:
     agent = random_agent(TrainConfig("cartpole_push", agent=CHOOSING))
     with torch.no_grad():
-        agent.policy[-1].weight.normal_()  # type: ignore[operator, union-attr]
+        agent.policy[-1].weight.normal_()  # type: ignore[operator]
     ticks, bundle = torch_ticks(agent), drafted(agent, tmp_path)
     assert check_parity(agent, bundle, ticks, (0, 1)).max_difference <= 1e-4
     session = bundle.start().session

@@ -56,6 +56,8 @@ class TrainConfig:
     line from the agent's initial one: what is learned under noise is not best without. 0 is no bound."""
     model_epochs: Natural = 2
     """Passes of the model over each batch; 0 leaves it as it is."""
+    model_batch: Count = 64
+    """Sequences that the model waits for before it learns from them, where rollouts are short."""
     model_only_steps: Natural = 20_000
     """Steps at the start during which only the model learns."""
     overshoot: Natural = 8

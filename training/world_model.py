@@ -66,6 +66,20 @@ class Sequences:
         )
 
 
+def joined(parts: list[Sequences]) -> Sequences:
+    """The sequences of all `parts`, of equally many ticks, side by side."""
+    known = [p.known for p in parts if p.known is not None]
+    return Sequences(
+        x=torch.cat([p.x for p in parts], 1),
+        mask=torch.cat([p.mask for p in parts], 1),
+        previous_action=torch.cat([p.previous_action for p in parts], 1),
+        first=torch.cat([p.first for p in parts], 1),
+        start={name: torch.cat([p.start[name] for p in parts]) for name in parts[0].start},
+        steps=torch.cat([p.steps for p in parts]),
+        known=torch.cat(known, 1) if known else None,
+    )
+
+
 def unroll(agent: Agent, data: Sequences) -> list[Belief]:
     """The filter over every tick, differentiable from end to end."""
     state, beliefs = data.start, []
@@ -225,6 +239,7 @@ class WorldModel(ModelLearner):
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(agent, config.model_learning_rate, config.overshoot)
         self.config = config
+        self._waiting: list[Sequences] = []
 
     def _minibatches(self, steps: Tensor) -> list[Tensor]:
         """One minibatch for each number of refinement steps, in random order: a short one costs little."""
@@ -232,10 +247,19 @@ class WorldModel(ModelLearner):
         return [torch.nonzero(steps == values[i]).squeeze(1) for i in torch.randperm(len(values))]
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
-        """Learn from one rollout; `progress` in [0, 1] decays the step size to zero."""
+        """Learn from a rollout and those before that were too few.
+
+        `progress` in [0, 1] of the run decays the step size to nearly zero.
+        """
         self.slow_down(progress)
-        batch = sequences(rollout, self.config.sequence)
         total: dict[str, float] = {}
+        if self.config.model_epochs == 0:
+            return total
+        self._waiting.append(sequences(rollout, self.config.sequence))
+        if sum(len(part.steps) for part in self._waiting) < self.config.model_batch:
+            return total
+        batch = joined(self._waiting)
+        self._waiting.clear()
         for _ in range(self.config.model_epochs):
             for index in self._minibatches(batch.steps):
                 total |= self.learn(batch.take(index))[0]

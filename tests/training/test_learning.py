@@ -20,7 +20,7 @@ from tests.training.models import (
     numbers,
     tied_agent,
 )
-from training.agent.agent import Agent
+from training.agent.agent import Agent, Belief
 from training.agent.config import InferenceConfig
 from training.agent.networks import SkipMLP
 from training.agent.situation import Situation
@@ -30,6 +30,7 @@ from training.world_model import (
     Sequences,
     WorldModel,
     filter_loss,
+    joined,
     learning_groups,
     scale_penalty,
     sequences,
@@ -316,7 +317,8 @@ def test_an_update_learns_from_a_rollout() -> None:
     seen = Situation(empty, data.x)
     rollout = Rollout(data.mask, data.previous_action, data.first, [state], data.steps, seen, seen, empty,
                       empty, empty, empty)  # fmt: skip
-    world_model = WorldModel(TrainConfig(task="cartpole", sequence=8, overshoot=3, model_learning_rate=3e-3), agent)
+    config = TrainConfig(task="cartpole", sequence=8, overshoot=3, model_learning_rate=3e-3, model_batch=16)
+    world_model = WorldModel(config, agent)
     data.start = state
     before = sum(loss(agent, data, 3).values())
     logs = [world_model.update(rollout, 0.0) for _ in range(3)][-1]
@@ -329,3 +331,30 @@ def test_an_update_learns_from_a_rollout() -> None:
     world_model.update(rollout, 1.0)
     assert {g["speed"]: g["lr"] for g in world_model.optimizer.param_groups} == pytest.approx({1.0: 6e-5, 10.0: 6e-4})
     assert any(not torch.equal(a, b) for a, b in zip(frozen, world_model.parameters))
+
+
+def test_short_rollouts_are_learned_from_together() -> None:
+    """With 16 sequences each and a batch of 40, the third one is the first to teach, and all three do."""
+    torch.manual_seed(0)
+    data, _ = simulated(16, 8)
+    agent = tied_agent(2, noise=0.5, noise_x=0.5)
+    data.steps = torch.tensor([0, 2] * 8)
+    empty, seen = torch.zeros(8, 16), Situation(torch.zeros(8, 16), data.x)
+    rollout = Rollout(data.mask, data.previous_action, data.first, [agent.initial(16)], data.steps, seen, seen, empty,
+                      empty, empty, empty)  # fmt: skip
+    learned: list[int] = []
+
+    class Watched(WorldModel):
+        def learn(self, data: Sequences) -> tuple[dict[str, float], list[Belief]]:
+            learned.append(len(data.steps))
+            return super().learn(data)
+
+    world_model = Watched(TrainConfig(task="cartpole", sequence=8, overshoot=3, model_batch=40), agent)
+    assert world_model.update(rollout, 0.0) == world_model.update(rollout, 0.0) == {}
+    assert set(world_model.update(rollout, 0.0)) == {
+        f"model/{n}" for n in ("prediction", "unseen", "overshooting", "amortization")
+    }
+    assert learned == [24, 24] * 2
+    joint = joined([data, data])
+    assert torch.equal(joint.x, torch.cat((data.x, data.x), 1))
+    assert joint.steps.tolist() == [0, 2] * 16

@@ -7,7 +7,7 @@ maximising action is that of q and its value that of q_target.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -76,11 +76,6 @@ class DQN(OffPolicy[DQNOptions]):
         self.target = deepcopy(agent.policy).requires_grad_(False)
         self.optimizer = adam(agent.policy.parameters(), self.options.learning_rate)
         self.parts = {"target": self.target, "optimizer": self.optimizer}
-
-    @classmethod
-    def adapt(cls, config: TrainConfig) -> TrainConfig:
-        """More simulations at a time, which share the cost of a tick."""
-        return replace(super().adapt(config), num_envs=16)
 
     @property
     def random_share(self) -> float:

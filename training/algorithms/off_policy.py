@@ -93,7 +93,7 @@ class OffPolicy(Algorithm[P]):
     @classmethod
     def adapt(cls, config: TrainConfig) -> TrainConfig:
         """Short rollouts of few simulations, so that the next one already acts on what was learned from the last."""
-        short = replace(config, num_envs=4, horizon=16, sequence=16, model_only_steps=0)
+        short = replace(config, num_envs=16, horizon=16, sequence=16, model_only_steps=0)
         return replace(short, checkpoint_every=20_000, log_every=1_000)
 
     def _make_buffer(self, folder: Path | None) -> ReplayBuffer:

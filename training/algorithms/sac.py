@@ -11,7 +11,7 @@ Rewards are times 1 - gamma, and so is alpha here; `ent_coef` is in the unit of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -74,10 +74,6 @@ class SAC(OffPolicy[SACOptions]):
             "critic_optimizer": self.critic_optimizer,
             "ent_coef_optimizer": self.ent_coef_optimizer,
         }
-
-    @classmethod
-    def adapt(cls, config: TrainConfig) -> TrainConfig:
-        return replace(super().adapt(config), num_envs=8)
 
     def try_out(self, situation: Situation) -> Tensor:
         return self.agent.distribution(situation.z).sample()

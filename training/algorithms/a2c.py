@@ -7,7 +7,6 @@ A = delta, this is the actor-critic of 002 on a batch of N.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +52,7 @@ class A2C(Algorithm[A2COptions]):
         self.parameters: list[Tensor] = [*policy_parameters(agent), *agent.critic.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
         self.schedule = annealing(self.optimizer, config)
+        self.parts = {"optimizer": self.optimizer, "schedule": self.schedule}
 
     @classmethod
     def adapt(cls, config: TrainConfig) -> TrainConfig:
@@ -78,10 +78,3 @@ class A2C(Algorithm[A2COptions]):
             "train/learning_rate": self.optimizer.param_groups[0]["lr"],
             **policy_logs(agent, batch),
         }
-
-    def state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from runtime.errors import GanglionError
 from training.agent.agent import Agent
@@ -23,7 +25,8 @@ O = TypeVar("O", bound=Options)  # noqa: E741
 class Algorithm(ABC, Generic[O]):
     """One way to learn to act. A subclass names its heads and its options, and learns in `update`.
 
-    Whatever else it keeps between updates (critics, optimisers, buffers) goes into `state` and `restore`.
+    What it puts into `parts` (modules, optimisers and their schedules, by name) is in the checkpoint; whatever else it
+    keeps between updates goes into `state` and `restore`.
     """
 
     name: ClassVar[str]
@@ -39,6 +42,7 @@ class Algorithm(ABC, Generic[O]):
         assert isinstance(config.options, self.options_class)
         self.config, self.agent = config, agent
         self.options: O = config.options  # type: ignore[assignment]
+        self.parts: dict[str, nn.Module | Optimizer | LRScheduler] = {}
         self.world_model = self.make_world_model()
 
     @classmethod
@@ -86,10 +90,11 @@ class Algorithm(ABC, Generic[O]):
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns what is worth logging, by TensorBoard tag."""
 
-    @abstractmethod
     def state(self) -> dict[str, Any]:
         """Tensors and plain values that continue the run, but for the agent's."""
+        return {"parts": {name: part.state_dict() for name, part in self.parts.items()}}
 
-    @abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
         """Take what `state` gave."""
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name])

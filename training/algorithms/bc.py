@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +84,7 @@ class BC(Algorithm[BCOptions]):
         self._pupils = torch.arange(config.num_envs) < round(self.options.pupil_share * config.num_envs)
         self.parameters = policy_parameters(agent)
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
+        self.parts = {"optimizer": self.optimizer}
 
     @torch.no_grad()
     def watch(self, x: Tensor, previous_action: Tensor, first: Tensor) -> None:
@@ -120,12 +120,6 @@ class BC(Algorithm[BCOptions]):
                     agent.log_std.clamp_(min=_LEAST_LOG_STD)
                 losses.append(loss.item())
         return {"train/policy_loss": sum(losses) / len(losses), "train/learning_rate": o.learning_rate}
-
-    def state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def cloning_loss(agent: Agent, situation: Situation, advice: Tensor) -> Tensor:

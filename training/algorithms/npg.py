@@ -6,7 +6,6 @@ F is the Fisher information of the policy, the Hessian of the KL divergence; the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
@@ -64,6 +63,7 @@ class NPG(Algorithm[NPGOptions]):
         super().__init__(config, agent)
         self.parameters = policy_parameters(agent)
         self.critic = Critic(agent, self.options.value_learning_rate)
+        self.parts = {"critic": self.critic.optimizer}
 
     @classmethod
     def adapt(cls, config: TrainConfig) -> TrainConfig:
@@ -89,9 +89,3 @@ class NPG(Algorithm[NPGOptions]):
         """Move the policy's parameters by `step` (P,); returns what is worth logging of it."""
         put(self.parameters, parameters_to_vector(self.parameters) + step)
         return {}
-
-    def state(self) -> dict[str, Any]:
-        return {"critic": self.critic.state()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.critic.restore(state["critic"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from training.agent.agent import Agent
@@ -78,14 +78,10 @@ P = TypeVar("P", bound=ReplayOptions)
 
 
 class OffPolicy(Algorithm[P]):
-    """Adds every rollout to the buffer and lets the subclass `learn` from drawn batches.
-
-    What a subclass puts into `parts` (modules and optimisers, by name) is in the checkpoint.
-    """
+    """Adds every rollout to the buffer and lets the subclass `learn` from drawn batches."""
 
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)
-        self.parts: dict[str, nn.Module | Optimizer] = {}
         self.updates = 0
         """Gradient steps made."""
         self.buffer = self._make_buffer(None)
@@ -158,12 +154,10 @@ class OffPolicy(Algorithm[P]):
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        parts = {name: part.state_dict() for name, part in self.parts.items()}
-        return {"parts": parts, "updates": self.updates, "buffer": self.buffer.state()}
+        return super().state() | {"updates": self.updates, "buffer": self.buffer.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        for name, part in self.parts.items():
-            part.load_state_dict(state["parts"][name])
+        super().restore(state)
         self.updates = int(state["updates"])
         self.buffer.restore(state["buffer"])
 

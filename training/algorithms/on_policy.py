@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -166,11 +166,3 @@ class Critic:
                 self.optimizer.step()
                 losses.append(loss.item())
         return sum(losses) / len(losses)
-
-    def state(self) -> dict[str, Any]:
-        """What goes into a checkpoint."""
-        return self.optimizer.state_dict()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take what `state` gave."""
-        self.optimizer.load_state_dict(state)

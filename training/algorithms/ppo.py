@@ -79,6 +79,7 @@ class PPO(Algorithm[PPOOptions]):
         self._compiled_losses = compiled(self._losses, self.options.compile)
         self.multiplier = 0.0
         """Lambda of the KL penalty."""
+        self.parts = {"optimizer": self.optimizer}
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns the mean of each quantity worth logging."""
@@ -127,8 +128,8 @@ class PPO(Algorithm[PPOOptions]):
                 group["lr"] = min(high, group["lr"] * 1.5)
 
     def state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "multiplier": self.multiplier}
+        return super().state() | {"multiplier": self.multiplier}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+        super().restore(state)
         self.multiplier = float(state["multiplier"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +84,7 @@ class Reinforce(Algorithm[ReinforceOptions]):
         self.parameters = policy_parameters(agent)
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
         self.schedule = annealing(self.optimizer, config)
+        self.parts = {"optimizer": self.optimizer, "schedule": self.schedule}
 
     @classmethod
     def adapt(cls, config: TrainConfig) -> TrainConfig:
@@ -119,13 +119,6 @@ class Reinforce(Algorithm[ReinforceOptions]):
             "train/entropy": distribution.entropy().mean().item(),
             "train/learning_rate": self.optimizer.param_groups[0]["lr"],
         }
-
-    def state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
 
 
 def _ticks_to_forget(gamma: float) -> int:

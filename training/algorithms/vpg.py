@@ -8,7 +8,6 @@ product of these over the trajectory so far, exact but of a variance that grows 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +71,7 @@ class VPG(Algorithm[VPGOptions]):
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
         self.schedule = annealing(self.optimizer, config)
         self.critic = Critic(agent, self.options.value_learning_rate)
+        self.parts = {"optimizer": self.optimizer, "schedule": self.schedule, "critic": self.critic.optimizer}
 
     @classmethod
     def adapt(cls, config: TrainConfig) -> TrainConfig:
@@ -105,15 +105,3 @@ class VPG(Algorithm[VPGOptions]):
         if self.options.importance == "step":
             return step_weights(log_prob, old_log_prob)
         return trajectory_weights(log_prob.view_as(done), old_log_prob.view_as(done), done).flatten()
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "critic": self.critic.state(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.critic.restore(state["critic"])

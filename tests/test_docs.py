@@ -51,3 +51,19 @@ def test_anchors_are_made_as_on_github(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# The `bundle`, for C++\n## Twice\n## Twice\n```\n# no heading\n```\n### `a[].b`\n")
     assert anchors(page) == {"the-bundle-for-c", "twice", "twice-1", "ab"}
+
+
+def test_every_algorithm_is_in_the_table_with_its_file_and_its_proof() -> None:
+    page = (ROOT / "docs" / "algorithms.md").read_text()
+    rows = {m[1]: m[0] for m in re.finditer(r"^\| `(\w+)` \|.*$", page, re.MULTILINE)}
+    pytest.importorskip("torch", reason="the list of algorithms needs torch")
+    from training.algorithms import ALGORITHMS
+
+    assert rows.keys() == ALGORITHMS.keys()
+    for name, row in rows.items():
+        assert f"`training/algorithms/{name}.py`" in row
+        actions = {(True, True): "both", (True, False): "continuous", (False, True): "choices"}
+        kind = ALGORITHMS[name]
+        assert f"| {actions[bool(kind.continuous_head), bool(kind.discrete_head)]} |" in row
+    for path in re.findall(r"`((?:training|tests|benchmarks)/[\w/]+\.py)`", page):
+        assert (ROOT / path).exists(), path

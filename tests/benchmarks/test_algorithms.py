@@ -30,14 +30,14 @@ def test_algorithms_learn_the_tasks_that_suit_them() -> None:
 
 
 def test_a_finished_run_is_not_made_again(tmp_path: Path) -> None:
-    options = Options(algos=("sac",), tasks=("cartpole",), seeds=(0, 1), steps=64, every=64, output=tmp_path)
+    options = Options(algos=("sac",), tasks=("cartpole",), seeds=(0, 1), steps=256, every=256, output=tmp_path)
     kept = {"task": "cartpole", "algo": "sac", "seed": 0, "solved": True, "best": 1.0, "steps": 5, "seconds": 1.5}
     path = Case("cartpole", "sac", 0).path(tmp_path)
     path.parent.mkdir()
     path.write_text(json.dumps(kept))
     rows = main(options)
     assert rows[0] == kept
-    assert (rows[1]["seed"], rows[1]["steps"], rows[1]["solved"]) == (1, 64, False)
+    assert (rows[1]["seed"], rows[1]["steps"], rows[1]["solved"]) == (1, 256, False)
     assert json.loads((tmp_path / "algorithms.json").read_text()) == rows
     assert "| cartpole | sac | 1 of 2 | 5 | 5, – |" in (tmp_path / "algorithms.md").read_text()
 

@@ -28,7 +28,7 @@ from training.trainer import Status, Trainer, best_return, resume, train
 
 SMALL = replace(
     preset("cartpole"), steps=512, num_envs=4, horizon=32, sequence=16, model_only_steps=200, checkpoint_every=256,
-    overshoot=4, model_epochs=1, eval_every=256, eval_episodes=2,
+    overshoot=4, model_epochs=1, model_batch=8, eval_every=256, eval_episodes=2,
 )  # fmt: skip
 
 

@@ -32,6 +32,16 @@ class OffPACOptions(OffPolicyOptions):
     """Adam's step size for the policy."""
     critic_learning_rate: Positive = 1e-3
     """Adam's step size for the critic."""
+    batch_size: Count = 128
+    """Transitions in each gradient step."""
+    gradient_steps: Positive = 0.25
+    """Gradient steps per environment step."""
+    learning_rate: Positive = 1e-3
+    """Adam's step size for the policy."""
+    critic_learning_rate: Positive = 1e-3
+    """Adam's step size for the critic."""
+    tau: UpToOne = 0.02
+    """Share of the learned weights that the target network takes on in each gradient step."""
     action_samples: Count = 8
     """Actions drawn at every state of a batch for the policy gradient; with more than one, each is compared with the
     others."""

@@ -490,8 +490,9 @@ def test_a_rollout_teaches_the_model_and_the_policy_and_every_term_is_logged(tas
     assert isinstance(config.options, VFEOptions)
     options = replace(config.options, model_learning=way, learning_starts=64, gradient_steps=0.02)
     config = replace(
-        config, options=options, num_envs=8, horizon=32, workers=1, overshoot=0, refine=(1,), model_learning_rate=3e-3
-    )
+        config, options=options, num_envs=8, horizon=32, workers=1, overshoot=0, refine=(1,), model_learning_rate=3e-3,
+        model_batch=16,
+    )  # fmt: skip
     torch.manual_seed(0)
     algorithm = VFE(config, build_agent(config))
     collector = Collector(config, algorithm.agent)

@@ -20,7 +20,7 @@ from training.agent.situation import Situation
 from training.algorithms.off_policy import OffPolicy, OffPolicyOptions, adam, bellman_target, descend
 from training.config import TrainConfig
 from training.q_networks import QNetworks, polyak
-from training.ranges import Count, NonNegative, Positive
+from training.ranges import Count, NonNegative, Positive, UpToOne
 from training.replay_buffer import Batch
 
 
@@ -28,10 +28,6 @@ from training.replay_buffer import Batch
 class OffPACOptions(OffPolicyOptions):
     """Settings of the off-policy actor-critic."""
 
-    learning_rate: Positive = 1e-3
-    """Adam's step size for the policy."""
-    critic_learning_rate: Positive = 1e-3
-    """Adam's step size for the critic."""
     batch_size: Count = 128
     """Transitions in each gradient step."""
     gradient_steps: Positive = 0.25

@@ -85,7 +85,8 @@ def test_each_term_is_the_expectation_under_the_gaussian_q(graph: str) -> None:
 
 
 def config(**settings: object) -> TrainConfig:
-    return replace(TrainConfig(task="cartpole", sequence=6, overshoot=0, model_learning_rate=0.03), **settings)  # type: ignore[arg-type]
+    usual = TrainConfig(task="cartpole", horizon=60, sequence=6, overshoot=0, model_learning_rate=0.03, model_batch=1)
+    return replace(usual, **settings)  # type: ignore[arg-type]
 
 
 def surprise(agent: Agent, data: Sequences) -> float:

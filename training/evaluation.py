@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from runtime.contract import Layout
 from runtime.errors import GanglionError
@@ -19,7 +18,7 @@ from sim.vector import VectorEnv
 from training.agent.agent import Agent
 from training.config import TrainConfig
 from training.device import on_device
-from training.errors import DivergedError
+from training.rollout import as_input, require_finite
 
 EVALUATION_SEED = 2_000_000
 """Seed of the first evaluation; neither training nor the judging of bundles begins with one this high."""
@@ -83,7 +82,7 @@ class Evaluator:
     def _episodes(self, agent: Agent) -> tuple[list[float], list[float], list[float]]:
         """Return, length and success of every episode."""
         env, due = self.env, self._due.copy()
-        x = self._normalise(env.reset(seed=self._seed)[0])
+        x = as_input(env.reset(seed=self._seed)[0], self._layout)
         n = len(due)
         steps = torch.full((n,), agent.config.inference.default_steps)
         state, previous, seen = agent.initial(n), torch.zeros(n, agent.action_size), torch.ones_like(x)
@@ -94,8 +93,7 @@ class Evaluator:
         while due.any():
             belief = agent.infer(x, seen, previous, state, steps)
             action = agent.act(belief.z, belief.state.get("gait"))
-            if not torch.isfinite(action).all():
-                raise DivergedError("training diverged: the policy's action is not finite; resume with smaller steps")
+            require_finite(action)
             observation, reward, terminated, truncated, info = env.step(action.cpu().numpy())
             total += reward
             length += 1
@@ -106,14 +104,11 @@ class Evaluator:
             successes += info["success"][counted].astype(float).tolist()
             due -= counted
             total[done] = length[done] = 0.0
-            x = self._normalise(observation)
+            x = as_input(observation, self._layout)
             ended = torch.as_tensor(done, dtype=torch.float32)
             state = agent.restarted(belief.state, ended)
             previous = torch.as_tensor(info["executed"].copy()) * (1.0 - ended)[:, None]
         return returns, lengths, successes
-
-    def _normalise(self, observation: np.ndarray) -> Tensor:
-        return torch.as_tensor((observation - self._layout.mean) / self._layout.scale, dtype=torch.float32)
 
     def close(self) -> None:
         """End the simulations."""

@@ -54,6 +54,17 @@ class Rollout:
         return self.now.x
 
 
+def as_input(observation: np.ndarray, layout: Layout) -> Tensor:
+    """SI readings (N, D) as the agent takes them: normalised, float32."""
+    return torch.as_tensor((observation - layout.mean) / layout.scale, dtype=torch.float32)
+
+
+def require_finite(action: Tensor) -> None:
+    """Raises DivergedError if the policy's action (N, A) is not finite."""
+    if not torch.isfinite(action).all():
+        raise DivergedError("training diverged: the policy's action is not finite; resume with smaller steps")
+
+
 class Collector:
     """Keeps the environments, the beliefs and the failures between rollouts."""
 
@@ -67,7 +78,7 @@ class Collector:
         self._dropout = SensorDropout(task.observations, config.num_envs, self._rng, config.augmentation)
         n = config.num_envs
         self._layout = Layout(task.observations, task.action)
-        self._x = self._normalise(self.env.reset(options={"staggered": True})[0])
+        self._x = as_input(self.env.reset(options={"staggered": True})[0], self._layout)
         self._state = agent.initial(n)
         self._previous = torch.zeros(n, agent.action_size)
         self._first = torch.ones(n)
@@ -76,9 +87,6 @@ class Collector:
         self.episode_return: deque[float] = deque(maxlen=100)
         self.episode_length: deque[float] = deque(maxlen=100)
         self.success: deque[float] = deque(maxlen=100)
-
-    def _normalise(self, observation: np.ndarray) -> Tensor:
-        return torch.as_tensor((observation - self._layout.mean) / self._layout.scale, dtype=torch.float32)
 
     @torch.no_grad()
     def collect(
@@ -110,15 +118,14 @@ class Collector:
                 watch(self._x, self._previous, self._first)
             action = explore(situation)
             command = agent.command(action)
-            if not torch.isfinite(command).all():
-                raise DivergedError("training diverged: the policy's action is not finite; resume with smaller steps")
+            require_finite(command)
             situations.append(situation)
             rows["mask"].append(mask)
             rows["previous_action"].append(self._previous)
             rows["first"].append(self._first)
             rows["action"].append(action)
             observation, reward, terminated, truncated, info = self.env.step(command.cpu().numpy())
-            self._x = self._normalise(observation)
+            self._x = as_input(observation, self._layout)
             executed = torch.as_tensor(info["executed"].copy())
             cut = truncated & ~terminated
             if cut.any():
@@ -147,7 +154,7 @@ class Collector:
 
     def _final(self, where: Tensor, final: np.ndarray, state: State, executed: Tensor, steps: Tensor) -> Situation:
         """Of the environments `where`, whose episodes a time limit cut at the observation `final`."""
-        x = self._normalise(final)[where]
+        x = as_input(final, self._layout)[where]
         before = {name: value[where] for name, value in state.items()}
         reached = self.agent.track(x, torch.ones_like(x), executed[where], before, steps[where])
         return Situation(reached["z"], x, reached.get("gait"))

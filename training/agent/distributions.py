@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from training.derivatives import gumbel_noise
+
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _ALMOST_ONE = 1.0 - 1e-6  # tanh of 7.25: actions beyond it would have come from an infinite u
 
@@ -115,8 +117,7 @@ class Categorical(Distribution):
         return torch.log_softmax(self.logits, -1)
 
     def sample(self) -> Tensor:
-        noise = -torch.empty_like(self.logits).exponential_().log()
-        return (self.logits + noise).argmax(-1)
+        return (self.logits + gumbel_noise(self.logits)).argmax(-1)
 
     def log_prob(self, action: Tensor) -> Tensor:
         return self.log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)

@@ -3,7 +3,8 @@
     pip install -c constraints.txt ".[bench]"
     python -m benchmarks.throughput [--algos ppo sac] [--rounds 3] [--no-sde] [--json PATH] [--markdown PATH]
 
-Settings are the zoo's (`benchmarks.zoo`), with the same widths on both sides. Every round gives each of these a turn in
+Settings are the zoo's for the benchmark (`benchmarks.zoo`), or with `--settings library` those that theirs has where
+nothing is told, with the same networks on both sides. Every round gives each of these a turn in
 a process of its own: ours, and theirs with all environments in one process and with a process for each. Speed is
 environment steps per second, learning included, from the end of the first update on. Ours is divided by the faster of
 theirs, round by round; give the machine nothing else to do meanwhile.
@@ -21,14 +22,14 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import tyro
 from rich.console import Console
 
-from benchmarks.zoo import WIDTH, settings
+from benchmarks.zoo import library_settings, settings
 from runtime.files import write_bytes, write_json
 from sim.processes import end_with_parent
 from sim.tasks import EXTERNAL, NOMINAL, is_external
@@ -50,6 +51,8 @@ class Options:
     """Algorithms."""
     task: str = "gym:HalfCheetahBulletEnv-v0"
     """Task with a continuous action, of gymnasium or our own."""
+    settings: Literal["zoo", "library"] = "zoo"
+    """Whose settings: those tuned for the benchmark, or the defaults of Stable-Baselines3."""
     rounds: int = 3
     """Turns of each."""
     updates: int = 2
@@ -63,7 +66,8 @@ class Options:
     compile: bool = False
     """Compile our losses of PPO; the first update, which does it, does not count."""
     sde: bool = True
-    """Let theirs explore by noise that depends on the state, as the zoo does; ours never does."""
+    """With the zoo's settings let theirs explore by noise that depends on the state, as the zoo does; ours never
+    does."""
     return_steps: int = 0
     """Steps after which returns are compared too; 0 is not."""
     seeds: tuple[int, ...] = (0,)
@@ -113,28 +117,33 @@ def main(options: Options) -> list[dict[str, Any]]:
     rows = [_measure(algo, options) for algo in options.algos]
     Console(soft_wrap=True).print(table(rows), markup=False)
     if options.json:
-        write_json(options.json, {"task": options.task, "sde": options.sde, "rows": rows})
+        write_json(options.json, {"task": options.task, "settings": options.settings, "rows": rows})
     if options.markdown:
         write_bytes(options.markdown, table(rows).encode())
     return rows
 
 
 def _measure(algo: str, options: Options) -> dict[str, Any]:
-    usual = replace(settings(options.task, algo, 0, None, options.threads, options.workers), worlds=(NOMINAL,))
+    if options.settings == "zoo":
+        usual = settings(options.task, algo, 0, None, options.threads, options.workers)
+    else:
+        usual = library_settings(options.task, algo, 0, options.threads, options.workers)
+    usual = replace(usual, worlds=(NOMINAL,))
+    sde = options.sde and options.settings == "zoo"
     if isinstance(usual.options, PPOOptions):
         usual = replace(usual, options=replace(usual.options, compile=options.compile))
     config, warm = _short(usual, options)
     speeds: dict[str, list[float]] = {who: [] for who in (_OURS, _ONE, _EACH)}
     for _ in range(options.rounds):
         for who in speeds:
-            speeds[who].append(_apart(Turn(who, config, warm, options.sde))[0])
+            speeds[who].append(_apart(Turn(who, config, warm, sde))[0])
     theirs = max((_ONE, _EACH), key=lambda who: float(np.median(speeds[who])))
     ratios = [ours / other for ours, other in zip(speeds[_OURS], speeds[theirs])]
     row: dict[str, Any] = {"algo": algo, "speeds": speeds, "theirs": theirs, "ratios": ratios, "returns": {}}
     if options.return_steps:
         for who in (_OURS, theirs):
             longer = (replace(usual, steps=options.return_steps, seed=seed) for seed in options.seeds)
-            turns = [Turn(who, c, warm, options.sde, options.episodes) for c in longer]
+            turns = [Turn(who, c, warm, sde, options.episodes) for c in longer]
             row["returns"][who] = [_apart(turn)[1] for turn in turns]
     return row
 
@@ -211,10 +220,11 @@ def _model(turn: Turn, env: Any) -> Any:
     """Theirs, with the settings of ours."""
     from stable_baselines3 import PPO, SAC
 
-    c, o, width = turn.config, turn.config.options, [WIDTH[turn.config.algo]] * 2
+    c, o, width = turn.config, turn.config.options, [turn.config.agent.hidden] * 2
     common = {"gamma": c.gamma, "use_sde": turn.sde, "seed": c.seed, "device": "cpu"}
     if isinstance(o, PPOOptions):
-        networks = {"activation_fn": torch.nn.ReLU, "net_arch": {"pi": width, "vf": width}, "ortho_init": False}
+        activation = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[c.agent.activation]
+        networks = {"activation_fn": activation, "net_arch": {"pi": width, "vf": width}, "ortho_init": not turn.sde}
         return PPO(
             "MlpPolicy", env, learning_rate=o.learning_rate, n_steps=c.horizon, n_epochs=o.epochs,
             batch_size=c.num_envs * c.horizon // o.minibatches, gae_lambda=o.gae_lambda, clip_range=o.clip,

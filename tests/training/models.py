@@ -73,7 +73,7 @@ def make_agent(
 ) -> Agent:
     torch.manual_seed(seed)
     nodes = GRAPHS[graph]
-    config = AgentConfig(nodes, nodes[-1].name, tied, 8, by_state, inference)
+    config = AgentConfig(nodes, nodes[-1].name, tied, 8, precision_by_state=by_state, inference=inference)
     agent = Agent(config, D, A).double()
     randomise(agent.model, linear, scale)
     with torch.no_grad():

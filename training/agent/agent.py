@@ -98,8 +98,8 @@ class Agent(nn.Module):
         self.gait = None if config.gait is None else Trot(config.gait)
         rhythm = 0 if self.gait is None else FEATURES
         features += rhythm
-        self.policy = mlp(features, config.hidden, self._answers(), last_gain=0.01)
-        self.critic = mlp(size + observation_size + rhythm, config.hidden, 1)
+        self.policy = mlp(features, config.hidden, self._answers(), 0.01, config.activation)
+        self.critic = mlp(size + observation_size + rhythm, config.hidden, 1, activation=config.activation)
         self.log_std = nn.Parameter(torch.full((action_size,), config.initial_log_std))
         self.register_buffer("choices", torch.tensor(config.choices), persistent=False)
 

@@ -10,6 +10,7 @@ from training.agent.gait import TrotConfig
 from training.ranges import Count, Finite, Natural, check_ranges
 
 SCHEDULES = ("constant", "chebyshev", "learned")
+ACTIVATIONS = ("elu", "relu", "tanh")
 HEADS = ("gaussian", "squashed", "deterministic", "categorical")
 
 
@@ -63,6 +64,8 @@ class AgentConfig:
     """Channel to which each leading latent of the observed nodes is tied, so that it has that channel's unit."""
     hidden: Count = 64
     """Width of every hidden layer."""
+    activation: str = "elu"
+    """Of the hidden layers of policy and critic: elu, relu or tanh."""
     precision_by_state: bool = False
     """Let the precisions depend on the last latent and action (temporal prior) and on the prior mean (channels)."""
     inference: InferenceConfig = InferenceConfig()
@@ -84,6 +87,8 @@ class AgentConfig:
         check_ranges(self)
         if self.head not in HEADS:
             raise GanglionError(f"there is no policy head '{self.head}'; expected one of {', '.join(HEADS)}")
+        if self.activation not in ACTIVATIONS:
+            raise GanglionError(f"there is no activation '{self.activation}'; expected one of {', '.join(ACTIVATIONS)}")
         if (self.head == "categorical") != bool(self.choices):
             raise GanglionError(f"a {self.head} head has {len(self.choices)} choices; a categorical one alone has some")
         if self.gait is not None and self.head != "gaussian":

@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "relu": nn.ReLU, "tanh": nn.Tanh}
 
-def mlp(inputs: int, hidden: int, outputs: int, last_gain: float = 1.0) -> nn.Sequential:
-    """Two hidden ELU layers; the last layer's weights are scaled by `last_gain`, its bias starts at zero."""
+
+def mlp(inputs: int, hidden: int, outputs: int, last_gain: float = 1.0, activation: str = "elu") -> nn.Sequential:
+    """Two hidden layers; the last layer's weights are scaled by `last_gain`, its bias starts at zero."""
     last = nn.Linear(hidden, outputs)
     nn.init.orthogonal_(last.weight, last_gain)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU(), last)
+    bend = _ACTIVATIONS[activation]
+    return nn.Sequential(nn.Linear(inputs, hidden), bend(), nn.Linear(hidden, hidden), bend(), last)
 
 
 def added(base: Tensor, inputs: Tensor, weight: Tensor, factor: float = 1.0) -> Tensor:

@@ -67,15 +67,21 @@ def _stable(text: str) -> str:
 
 
 def run(tutorial: list[Step], folder: Path, domain: int) -> list[tuple[int, str]]:
-    """Exit code and output of each command in one shell with job control, up to the first that fails."""
+    """Exit code and output of each command in one shell, up to the first that fails.
+
+    Job control is for the commands in the background alone, so that they heed an interrupt: with it, the shell takes a
+    command that is stopped for a moment for one that has ended.
+    """
     launcher = folder / "bin" / "ganglion"
     launcher.parent.mkdir()
     path, program = shlex.quote(str(ROOT)), f"{shlex.quote(sys.executable)} -m ganglion"
     launcher.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {program} "$@"\n')
     launcher.chmod(0o755)
     (folder / "bundles").symlink_to(ROOT / "bundles")
-    script = "set -m\n" + "".join(
-        f"{s.command}\ncode=$?; echo; echo {_MARK} $code; ((code)) && exit\n" for s in tutorial
+    script = "".join(
+        f"set {'-' if s.command.endswith('&') else '+'}m\n{s.command}\n"
+        f"code=$?; echo; echo {_MARK} $code; ((code)) && exit\n"
+        for s in tutorial
     )
     environment = os.environ | {
         "PATH": os.pathsep.join([str(launcher.parent), str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -169,6 +175,11 @@ def test_shown_output_is_compared_by_what_is_stable() -> None:
     assert missing(first.shown, "noise\nx 3e-05 │ yes\nmore\ntotal 3 of 4: ok\n") == ""
     assert missing(first.shown, "x 3 │ no\ntotal ok") == "x  12.5 │ yes"
     assert missing(first.shown, "total: ok\nx 3 │ yes") == "total … ok"  # in this order
+
+
+def test_a_command_that_is_stopped_for_a_moment_goes_on(tmp_path: Path) -> None:
+    paused = "bash -c '(sleep 0.2; kill -CONT $$) & kill -STOP $$; echo on'"
+    assert [(code, output.strip()) for code, output in run([Step(paused)], tmp_path, 1)] == [(0, "on")]
 
 
 def test_a_tutorial_ends_at_the_first_command_that_fails_and_leaves_no_process(tmp_path: Path) -> None:

@@ -4,13 +4,18 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 
+# Compiled modules are kept, wherever the environment forbids it: the tests start hundreds of processes, and one that has
+# to compile torch takes three times as long to start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-runtime lint browser picture clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-demo
 	$(BIN)/ganglion demo
 
-# What keeps time runs alone; the rest shares the cores.
+# What keeps time runs alone; the rest shares the cores, each test with one thread for its matrices.
+test: export OMP_NUM_THREADS := 1
 test: lint browser test-runtime
 	$(BIN)/python -m pytest -m "not timed" --numprocesses auto --dist loadfile
 	$(BIN)/python -m pytest -m timed

@@ -123,7 +123,7 @@ def main(options: Options) -> dict[str, Any]:
 
 def _flights(bundle: Bundle, rate: float, options: Options, advance: Any) -> dict[str, list[Flight]]:
     found: dict[str, list[Flight]] = {name: [] for name in SUBJECTS}
-    with tempfile.TemporaryDirectory() as folder, Session(1 + os.getpid() % 100, Path(folder)) as session:
+    with tempfile.TemporaryDirectory() as folder, Session(Path(folder)) as session:
         joints = len(bundle.contract.action.joints)
         for name in ("echo", "polled"):
             session.start("benchmarks.ros_echo", {"joints": joints, "polled": name == "polled"}, {"__ns": f"/{name}"})

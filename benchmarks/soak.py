@@ -12,7 +12,6 @@ seen. Ctrl-C ends it early; what was measured until then is written.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import tempfile
@@ -65,7 +64,7 @@ class Options:
 def main(options: Options) -> dict[str, Any]:
     """Run, print a table, write JSON, and return what is written."""
     bundle = Bundle.load(options.bundle)
-    with tempfile.TemporaryDirectory() as folder, Session(1 + os.getpid() % 100, Path(folder)) as session:
+    with tempfile.TemporaryDirectory() as folder, Session(Path(folder)) as session:
         soak = Soak(session, bundle, np.random.default_rng(options.seed))
         with Progress(console=Console(stderr=True), transient=True) as progress, suppress(KeyboardInterrupt):
             bar = progress.add_task("soak", total=60 * options.minutes)

@@ -79,7 +79,7 @@ def run_demo(bundle: Path, seconds: float, output: Path, progress: Progress | No
     loaded = _checked(bundle, seconds)
     bag = output / "bag"
     _clear(output)
-    with interruptible(), Session(1 + os.getpid() % 100, output / "log") as session:
+    with interruptible(), Session(output / "log") as session:
         demo = _Run(session, loaded, seconds / 4)
         demo.record(bag, tell)
         realtime = demo.is_realtime

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +24,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from ros_nodes.domains import own_domain
 from runtime.errors import GanglionError
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -127,13 +128,15 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 class Session:
-    """A node of this process and its children in one ROS domain on this host; a context manager.
+    """A node of this process and its children in a ROS domain of their own on this host; a context manager.
 
     While it waits it calls every function in `idle` some 200 times a second.
     """
 
-    def __init__(self, domain: int, log_dir: Path) -> None:
+    def __init__(self, log_dir: Path) -> None:
         log_dir.mkdir(parents=True, exist_ok=True)
+        self._held = ExitStack()
+        domain = self._held.enter_context(own_domain())
         self.children: list[Child] = []
         self.idle: list[Callable[[], None]] = []
         self._log_dir = log_dir
@@ -239,6 +242,7 @@ class Session:
         self._executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown(context=self._context)
+        self._held.close()
 
     def __enter__(self) -> Session:
         return self

@@ -131,10 +131,11 @@ def _end_session(session: int) -> None:
 
 def check(name: str, folder: Path, files: tuple[str, ...]) -> None:
     """Run a tutorial; `files` is what it promises to leave."""
-    from tests.ros_nodes.harness import own_domain
+    from ros_nodes.domains import own_domain
 
     tutorial = steps((DOCS / f"tutorial_{name}.md").read_text())
-    results = run(tutorial, folder, own_domain())
+    with own_domain() as domain:
+        results = run(tutorial, folder, domain)
     for step, (code, output) in zip(tutorial, results):
         assert code == 0, f"$ {step.command}\n{output}"
         assert not missing(step.shown, output), f"$ {step.command}\n{missing(step.shown, output)!r} is not in\n{output}"

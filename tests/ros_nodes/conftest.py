@@ -26,9 +26,8 @@ elif importlib.util.find_spec("rosidl_generator_py") is not None:
 def session(tmp_path: Path) -> Iterator[Session]:
     """Nodes in a ROS domain of their own; all ended afterwards."""
     from ros_nodes.session import Session
-    from tests.ros_nodes.harness import own_domain
 
-    with Session(own_domain(), tmp_path / "log") as opened:
+    with Session(tmp_path / "log") as opened:
         yield opened
 
 

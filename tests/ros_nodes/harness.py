@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,18 +21,7 @@ from runtime.contract import Contract
 from runtime.messages import topics
 from runtime.telemetry import Tick, unpack
 
-_counter = itertools.count()
 PERIOD_NS = 10_000_000
-
-
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-
-
-def own_domain() -> int:
-    """A ROS domain from 1 to 100 that no other test uses at the same time, be it another of pytest's workers."""
-    turn = (os.getpid() + next(_counter)) % max(100 // _WORKERS, 1)
-    return 1 + (turn * _WORKERS + _WORKER) % 100
 
 
 class FakeRobot:

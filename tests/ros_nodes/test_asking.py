@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from ros_nodes import asking
+from ros_nodes.domains import own_domain
 from ros_nodes.session import Session
 from runtime.bundle import Bundle
 from runtime.errors import GanglionError
 from runtime.safety import Status
-from tests.ros_nodes.harness import FakeRobot, own_domain, run_command, start_controller
+from tests.ros_nodes.harness import FakeRobot, run_command, start_controller
 
 
 @pytest.mark.timed
@@ -35,7 +36,8 @@ def test_a_controller_below_a_namespace_is_asked_stopped_and_engaged(session: Se
 
 def test_where_no_controller_is_the_error_says_where_it_looked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "_PATIENCE_S", 0.2)
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(own_domain()))
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    with pytest.raises(GanglionError, match=r"in vain for the service /left/controller/stop; .* ROS domain"):
-        asking.stop(("--ros-args", "-r", "__ns:=/left"))
+    with own_domain() as domain:
+        monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+        with pytest.raises(GanglionError, match=r"in vain for the service /left/controller/stop; .* ROS domain"):
+            asking.stop(("--ros-args", "-r", "__ns:=/left"))

@@ -17,7 +17,6 @@ from rosbags.highlevel import AnyReader
 from ros_nodes.demo import run_demo
 from ros_nodes.session import Session
 from runtime.errors import BundleError, GanglionError
-from tests.ros_nodes.harness import own_domain
 from tests.tiny_bundle import tiny_contract
 
 pytestmark = pytest.mark.timed
@@ -82,7 +81,7 @@ def test_wrong_bundles_and_durations_are_refused(tmp_path: Path, cartpole: Path,
 
 
 def test_a_child_that_ends_early_is_one_clear_error(tmp_path: Path) -> None:
-    with Session(own_domain(), tmp_path) as session:
+    with Session(tmp_path) as session:
         session.start("ros_nodes.sim_node", {"task": "juggle"})
         with pytest.raises(GanglionError, match=r"sim_node ended early with status 2(.|\n)*there is no task 'juggle'"):
             session.spin(15)

@@ -15,8 +15,10 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.time import Time
 
+from ros_nodes import preflight
 from ros_nodes.controller_node import ControllerNode
 from ros_nodes.conversion import sensor_message, stamp_ns
+from ros_nodes.domains import own_domain
 from ros_nodes.session import Session
 from runtime.bundle import Bundle
 from runtime.files import shipped_bundle
@@ -24,7 +26,7 @@ from runtime.messages import deliver, topics
 from runtime.safety import Status
 from runtime.sample import Sample
 from tests.fuzzing import NUMBERS, PERIOD_NS, TEXTS, Judge, every_kind
-from tests.ros_nodes.harness import FakeRobot, own_domain, start_controller
+from tests.ros_nodes.harness import FakeRobot, start_controller
 from tests.tiny_bundle import write_tiny_bundle
 
 MESSAGES = 25
@@ -160,15 +162,17 @@ def test_hostile_messages_over_dds_do_no_harm(session: Session, tmp_path: Path) 
 
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[ControllerNode]:
-    """In this process; it asks for no real time, which would stay with the tests after it."""
+    """In this process; it asks for no real time, which would stay with the tests after it, and soon stops listening."""
+    monkeypatch.setattr(preflight, "_CONFIGURE_S", 0.02)
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     arguments = ["--ros-args", "-p", "realtime_priority:=0", "-p", "lock_memory:=false", "-p", "guard_ms:=0.0"]
-    rclpy.init(args=arguments, domain_id=own_domain())
-    made = ControllerNode()
-    yield made
-    made.close()
-    made.destroy_node()
-    rclpy.shutdown()
+    with own_domain() as domain:
+        rclpy.init(args=arguments, domain_id=domain)
+        made = ControllerNode()
+        yield made
+        made.close()
+        made.destroy_node()
+        rclpy.shutdown()
 
 
 def parameter(name: str, value: Any) -> Parameter | None:

@@ -191,7 +191,7 @@ def test_bounds_are_raised_until_a_replay_is_quiet() -> None:
     """The largest innovation of channel 0 is m standard deviations: the first 2.0 * 1.1^n above it keeps quiet."""
     agent = tied_agent(3)
     Bounds.off(3).put(agent.sensors)
-    flown = replayable(agent, 2000, settled=False)
+    flown = replayable(agent, 500, settled=False)
     largest = np.abs(flown["innovation"][:, 0]).max()
     raised = quiet_in_replay(agent, 1, flown, bounds_of_spikes(2.0, OFF, OFF))
     raises = math.ceil(math.log(largest / 2.0) / math.log(1.1))

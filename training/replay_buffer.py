@@ -115,6 +115,10 @@ class ReplayBuffer:
         """All transitions, in no order that means anything."""
         return self._batch(self._rows[: len(self)].clone())
 
+    def at_most(self, size: int) -> Batch:
+        """Everything, or `size` drawn transitions where there are more."""
+        return self.sample(size) if len(self) > size else self.everything()
+
     def at(self, index: Tensor) -> Batch:
         """The transitions at `index` (B,) int64, below `len(self)`."""
         return self._batch(self._rows.index_select(0, index))

@@ -58,6 +58,13 @@ def test_the_oldest_transitions_make_place() -> None:
     assert sorted(numbers(kept.everything())) == list(range(12, 22))
 
 
+def test_everything_is_taken_up_to_a_number_and_then_some_is_drawn() -> None:
+    kept = buffer(10)
+    kept.add(rollout(0, 6))
+    assert numbers(kept.at_most(6)) == numbers(kept.everything())
+    assert len(kept.at_most(5)) == 5
+
+
 def test_draws_cover_what_is_there_evenly_and_nothing_else() -> None:
     """Each of 6 is drawn 10,000 times of 60,000, with a standard deviation of 91."""
     kept = buffer(100)

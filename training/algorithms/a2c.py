@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
 from training.agent.agent import Agent
 from training.algorithms.base import Algorithm
 from training.algorithms.on_policy import (
     AdvantageOptions,
+    adam,
     annealing,
     explained_variance,
     make_batch,
@@ -50,7 +50,7 @@ class A2C(Algorithm[A2COptions]):
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)
         self.parameters: list[Tensor] = [*policy_parameters(agent), *agent.critic.parameters()]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
+        self.optimizer = adam(self.parameters, self.options.learning_rate)
         self.schedule = annealing(self.optimizer, config)
         self.parts = {"optimizer": self.optimizer, "schedule": self.schedule}
 

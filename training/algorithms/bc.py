@@ -18,7 +18,7 @@ from runtime.errors import GanglionError
 from training.agent.agent import Agent
 from training.agent.situation import Situation
 from training.algorithms.base import Algorithm
-from training.algorithms.on_policy import policy_parameters
+from training.algorithms.on_policy import adam, policy_parameters
 from training.config import Options, TrainConfig
 from training.ranges import Count, Positive, Share
 from training.rollout import Rollout
@@ -83,7 +83,7 @@ class BC(Algorithm[BCOptions]):
         self._advice: deque[Tensor] = deque(maxlen=config.horizon)
         self._pupils = torch.arange(config.num_envs) < round(self.options.pupil_share * config.num_envs)
         self.parameters = policy_parameters(agent)
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
+        self.optimizer = adam(self.parameters, self.options.learning_rate)
         self.parts = {"optimizer": self.optimizer}
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.agent.agent import Agent
 from training.agent.situation import Situation
-from training.algorithms.off_policy import ActorCriticOptions, OffPolicy, adam, bellman_target, descend
+from training.algorithms.off_policy import ActorCriticOptions, StepByStep, adam, bellman_target, descend
 from training.config import TrainConfig
 from training.exploration import make_noise
 from training.q_networks import QNetworks, polyak
@@ -42,7 +42,7 @@ def policy_loss(critics: QNetworks, agent: Agent, s: Situation) -> Tensor:
     return -critics.q(s, agent.act(s.z), 1).mean()
 
 
-class DDPG(OffPolicy[DDPGOptions]):
+class DDPG(StepByStep[DDPGOptions]):
     """A critic, a deterministic policy, and targets of both that follow slowly."""
 
     name = "ddpg"

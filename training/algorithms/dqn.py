@@ -15,7 +15,7 @@ from torch.nn.functional import huber_loss
 
 from training.agent.agent import Agent
 from training.agent.situation import Situation
-from training.algorithms.off_policy import OffPolicy, ReplayOptions, adam, bellman_target, descend
+from training.algorithms.off_policy import ReplayOptions, StepByStep, adam, bellman_target, descend
 from training.config import TrainConfig
 from training.ranges import Count, Positive, Share
 from training.replay_buffer import Batch
@@ -63,7 +63,7 @@ def epsilon_greedy(q: Tensor, share: float) -> Tensor:
     return torch.where(torch.rand(rows, device=q.device) < share, random, q.argmax(-1))
 
 
-class DQN(OffPolicy[DQNOptions]):
+class DQN(StepByStep[DQNOptions]):
     """One network for the value of every choice and for the policy."""
 
     name = "dqn"

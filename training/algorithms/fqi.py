@@ -141,7 +141,7 @@ class FQI(OffPolicy[FQIOptions]):
     def improve(self, steps: int) -> Iterator[dict[str, Tensor]]:
         """Iterations on the same base points until they change nothing; the steps of each one's fits."""
         o = self.options
-        points = self.buffer.everything() if len(self.buffer) <= o.base_points else self.buffer.sample(o.base_points)
+        points = self.buffer.at_most(o.base_points)
         for _ in range(o.iterations):
             change, error = self.iterate(points, max(1, round(steps / o.iterations)))
             yield {"q_change": change, "actor_error": error}

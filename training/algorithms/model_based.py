@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from training.agent.agent import Agent
 from training.agent.distributions import Categorical
-from training.algorithms.off_policy import OffPolicy, ReplayOptions, adam, descend
+from training.algorithms.off_policy import ReplayOptions, StepByStep, adam, descend
 from training.config import TrainConfig
 from training.derivatives import gumbel_noise, gumbel_softmax
 from training.latent_dynamics import LatentDynamics
@@ -38,7 +38,7 @@ class ModelBasedOptions(ReplayOptions):
 M = TypeVar("M", bound=ModelBasedOptions)
 
 
-class ModelBased(OffPolicy[M]):
+class ModelBased(StepByStep[M]):
     """Learns what imagination lacks, rewards and ends, from drawn transitions; then the subclass improves the policy.
 
     The dynamics are those of the agent's world model, which the trainer goes on learning.

@@ -78,7 +78,7 @@ class NFQCA(OffPolicy[NFQCAOptions]):
     def improve(self, steps: int) -> Iterator[dict[str, Tensor]]:
         """Iterations on the same base points; each one's fit and its ascent make equally many gradient steps."""
         o = self.options
-        points = self.buffer.everything() if len(self.buffer) <= o.base_points else self.buffer.sample(o.base_points)
+        points = self.buffer.at_most(o.base_points)
         count = max(1, round(steps / o.iterations))
         for _ in range(o.iterations):
             with torch.no_grad():

@@ -78,12 +78,10 @@ P = TypeVar("P", bound=ReplayOptions)
 
 
 class OffPolicy(Algorithm[P]):
-    """Adds every rollout to the buffer and lets the subclass `learn` from drawn batches."""
+    """Adds every rollout to the buffer and lets the subclass `improve` by it."""
 
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)
-        self.updates = 0
-        """Gradient steps made."""
         self.buffer = self._make_buffer(None)
 
     @classmethod
@@ -140,26 +138,41 @@ class OffPolicy(Algorithm[P]):
         logs = {f"train/{name}": torch.stack(values).mean().item() for name, values in losses.items()}
         return logs | {"train/learning_rate": self.options.learning_rate}
 
+    @abstractmethod
     def improve(self, steps: int) -> Iterator[dict[str, Tensor]]:
-        """Make so many gradient steps; what `learn` gives of each."""
+        """Make so many gradient steps; what is worth logging on the way, (), detached, by its name after `train/`."""
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"buffer": self.buffer.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self.buffer.restore(state["buffer"])
+
+
+class StepByStep(OffPolicy[P]):
+    """Draws a new batch for every gradient step, and lets the subclass `learn` from it."""
+
+    def __init__(self, config: TrainConfig, agent: Agent) -> None:
+        super().__init__(config, agent)
+        self.updates = 0
+        """Gradient steps made."""
+
+    def improve(self, steps: int) -> Iterator[dict[str, Tensor]]:
         for _ in range(steps):
             self.updates += 1
             yield self.learn(self.buffer.sample(self.options.batch_size))
 
+    @abstractmethod
     def learn(self, batch: Batch) -> dict[str, Tensor]:
-        """One gradient step; what is worth logging of it (), detached, by its name after `train/`.
-
-        An algorithm whose steps are not made one by one on new batches overrides `improve` instead.
-        """
-        raise NotImplementedError
+        """One gradient step; what is worth logging of it, as `improve` gives it."""
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {"updates": self.updates, "buffer": self.buffer.state()}
+        return super().state() | {"updates": self.updates}
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.updates = int(state["updates"])
-        self.buffer.restore(state["buffer"])
 
 
 def adam(parameters: Iterable[Tensor], learning_rate: Positive) -> Adam:

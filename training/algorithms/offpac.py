@@ -17,7 +17,7 @@ from torch.nn.functional import mse_loss
 
 from training.agent.agent import Agent
 from training.agent.situation import Situation
-from training.algorithms.off_policy import OffPolicy, OffPolicyOptions, adam, bellman_target, descend
+from training.algorithms.off_policy import OffPolicyOptions, StepByStep, adam, bellman_target, descend
 from training.config import TrainConfig
 from training.q_networks import QNetworks, polyak
 from training.ranges import Count, NonNegative, Positive, UpToOne
@@ -55,7 +55,7 @@ def score_loss(log_prob: Tensor, q: Tensor) -> Tensor:
     return -(log_prob * advantage.detach()).mean()
 
 
-class OffPAC(OffPolicy[OffPACOptions]):
+class OffPAC(StepByStep[OffPACOptions]):
     """The score function needs no gradient of q in the action, so choices are learned as continuous actions are."""
 
     name = "offpac"

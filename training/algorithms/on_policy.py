@@ -8,13 +8,13 @@ advantages estimate; to V_old alone its gradient would be zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from runtime.errors import GanglionError
@@ -81,6 +81,11 @@ class Batch(NamedTuple):
 def with_shorter_rollouts(config: TrainConfig) -> TrainConfig:
     """Half as long, for an algorithm to which each is worth no more than one step of the policy."""
     return replace(config, horizon=config.sequence * max(config.horizon // (2 * config.sequence), 1))
+
+
+def adam(parameters: Iterable[Tensor], learning_rate: float) -> Adam:
+    """Adam as policy gradients take it, with a larger epsilon, that steps all parameters by one call."""
+    return Adam(parameters, lr=learning_rate, eps=1e-5, fused=True)
 
 
 def annealing(optimizer: Optimizer, config: TrainConfig) -> LambdaLR:
@@ -152,7 +157,7 @@ class Critic:
 
     def __init__(self, agent: Agent, learning_rate: float) -> None:
         self.agent = agent
-        self.optimizer = torch.optim.Adam(agent.critic.parameters(), lr=learning_rate, eps=1e-5, fused=True)
+        self.optimizer = adam(agent.critic.parameters(), learning_rate)
 
     def fit(self, batch: Batch, epochs: int, minibatches: int) -> float:
         """Regress to the batch's targets, `epochs` times over it; returns the mean squared error on the way."""

@@ -16,6 +16,7 @@ from training.algorithms.base import Algorithm
 from training.algorithms.on_policy import (
     AdvantageOptions,
     Batch,
+    adam,
     explained_variance,
     make_batch,
     policy_logs,
@@ -75,7 +76,7 @@ class PPO(Algorithm[PPOOptions]):
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)
         self.parameters: list[Tensor] = [*policy_parameters(agent), *agent.critic.parameters()]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
+        self.optimizer = adam(self.parameters, self.options.learning_rate)
         self._compiled_losses = compiled(self._losses, self.options.compile)
         self.multiplier = 0.0
         """Lambda of the KL penalty."""

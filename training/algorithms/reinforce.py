@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from training.agent.agent import Agent
 from training.agent.situation import Situation
 from training.algorithms.base import Algorithm
-from training.algorithms.on_policy import annealing, policy_parameters, pseudo_loss
+from training.algorithms.on_policy import adam, annealing, policy_parameters, pseudo_loss
 from training.config import Options, TrainConfig
 from training.ranges import Positive
 from training.returns import best_baseline, episode_return, reward_to_go
@@ -82,7 +82,7 @@ class Reinforce(Algorithm[ReinforceOptions]):
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)
         self.parameters = policy_parameters(agent)
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
+        self.optimizer = adam(self.parameters, self.options.learning_rate)
         self.schedule = annealing(self.optimizer, config)
         self.parts = {"optimizer": self.optimizer, "schedule": self.schedule}
 

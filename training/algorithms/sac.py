@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from training.agent.agent import Agent
 from training.agent.distributions import SquashedGaussian
 from training.agent.situation import Situation
-from training.algorithms.off_policy import ActorCriticOptions, OffPolicy, adam, bellman_target, descend
+from training.algorithms.off_policy import ActorCriticOptions, StepByStep, adam, bellman_target, descend
 from training.config import TrainConfig
 from training.q_networks import polyak
 from training.ranges import NonNegative, Positive
@@ -49,7 +49,7 @@ def temperature_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float)
     return -log_alpha * (log_prob.detach() + target_entropy).mean()
 
 
-class SAC(OffPolicy[SACOptions]):
+class SAC(StepByStep[SACOptions]):
     """Twin critics, a squashed gaussian policy, and a temperature that is learned."""
 
     name = "sac"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -28,12 +28,12 @@ from runtime.errors import GanglionError
 from training.agent.agent import Agent
 from training.agent.distributions import Categorical, Gaussian, SquashedGaussian
 from training.agent.situation import Situation
-from training.algorithms.off_policy import OffPolicy, OffPolicyOptions, adam, bellman_target, descend
+from training.algorithms.off_policy import ActorCriticOptions, StepByStep, adam, bellman_target, descend
 from training.config import TrainConfig
 from training.free_energy import FreeEnergyModel, LocalModel, WorldWeights
 from training.preferences import preference_energy
 from training.q_networks import polyak
-from training.ranges import NonNegative, Positive, UpToOne
+from training.ranges import NonNegative
 from training.replay_buffer import Batch
 from training.rollout import Rollout
 from training.world_model import WorldModel
@@ -42,17 +42,9 @@ _LOG_Z_ROWS, _LOG_Z_SAMPLES = 32, 16  # of each batch; log Z(s) is the same for 
 
 
 @dataclass(frozen=True)
-class VFEOptions(OffPolicyOptions):
+class VFEOptions(ActorCriticOptions):
     """Settings of the variational agent. A term whose weight is 0 is left out."""
 
-    gradient_steps: Positive = 0.125
-    """Gradient steps per environment step."""
-    learning_rate: Positive = 1e-3
-    """Adam's step size for the policy."""
-    critic_learning_rate: Positive = 1e-3
-    """Adam's step size for the critics."""
-    tau: UpToOne = 0.01
-    """Share of the learned weights that the target networks take on in each gradient step."""
     beta: NonNegative = 100.0
     """Rationality, nats per unit of return: 0 is indifferent between policies, a large one wants the best alone."""
     preference: NonNegative = 1.0
@@ -116,18 +108,13 @@ def sampled_log_z(policy: SquashedGaussian, q: Callable[[Tensor], Tensor], beta:
     return torch.logsumexp(beta * q(action) - log_density, 0) - math.log(samples)
 
 
-class VFE(OffPolicy[VFEOptions]):
+class VFE(StepByStep[VFEOptions]):
     """Beliefs, values and policy of the agent, each by the terms of the free energy that concern it."""
 
     name = "vfe"
     summary = "variational free energy: preference, policy drift and entropies, with the world model's own terms"
     options_class = VFEOptions
     continuous_head = "squashed"
-
-    @classmethod
-    def adapt(cls, config: TrainConfig) -> TrainConfig:
-        """Rollouts wide and long enough that one pass of the world model over each is cheap beside them."""
-        return replace(super().adapt(config), num_envs=32, horizon=32, model_epochs=1)
 
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)
@@ -160,7 +147,7 @@ class VFE(OffPolicy[VFEOptions]):
         return LocalModel(self.config, self.agent, o.state_entropy > 0.0)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
-        """As `OffPolicy`; the terms are logged as vfe/preference, vfe/drift and vfe/policy_entropy, in nats a tick."""
+        """As `StepByStep`; the terms are logged as vfe/preference, vfe/drift and vfe/policy_entropy, in nats a tick."""
         logs = super().update(rollout)
         terms = {f"vfe/{n}": logs.pop(f"train/{n}") for n in PolicyTerms._fields if f"train/{n}" in logs}
         return logs | terms

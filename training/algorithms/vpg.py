@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from runtime.errors import GanglionError
@@ -18,6 +17,7 @@ from training.algorithms.base import Algorithm
 from training.algorithms.on_policy import (
     AdvantageOptions,
     Critic,
+    adam,
     annealing,
     explained_variance,
     make_batch,
@@ -68,7 +68,7 @@ class VPG(Algorithm[VPGOptions]):
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)
         self.parameters = policy_parameters(agent)
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, eps=1e-5, fused=True)
+        self.optimizer = adam(self.parameters, self.options.learning_rate)
         self.schedule = annealing(self.optimizer, config)
         self.critic = Critic(agent, self.options.value_learning_rate)
         self.parts = {"optimizer": self.optimizer, "schedule": self.schedule, "critic": self.critic.optimizer}

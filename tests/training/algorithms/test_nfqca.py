@@ -28,10 +28,8 @@ class Everything:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
 
-    def __len__(self) -> int:
-        return len(self.batch)
-
-    def everything(self) -> Batch:
+    def at_most(self, size: int) -> Batch:
+        assert len(self.batch) <= size
         return self.batch
 
 
@@ -94,20 +92,6 @@ def test_a_fit_comes_close_to_its_targets() -> None:
     assert losses[-1] < 0.05 * losses[0]
     error = (algorithm.critics.q(points.now, points.action)[0] - target).square().mean().item()
     assert error < 0.05 * losses[0]
-
-
-def test_base_points_are_drawn_once_there_are_more() -> None:
-    algorithm = make("nfqca", base_points=8, iterations=1)
-    drawn: list[int] = []
-
-    class Many(Everything):
-        def sample(self, size: int) -> Batch:
-            drawn.append(size)
-            return make_batch(algorithm, size)
-
-    algorithm.buffer = Many(make_batch(algorithm, 20))
-    list(algorithm.improve(3))
-    assert drawn == [8]
 
 
 def test_nfqca_learns_to_balance(tmp_path: Path) -> None:

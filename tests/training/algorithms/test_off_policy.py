@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.training.algorithms.replayed import GAMMA, make, make_batch, make_rollout, settings, weights
-from training.algorithms.off_policy import OffPolicy, adam, bellman_target, descend, minibatches
+from training.algorithms.off_policy import OffPolicy, StepByStep, adam, bellman_target, descend, minibatches
 from training.replay_buffer import FILE
 from training.trainer import Trainer, resume
 
@@ -125,8 +125,9 @@ def test_a_run_that_is_killed_goes_on_with_its_experience(name: str, tmp_path: P
     seen = mine.buffer.everything()
     assert len(again.buffer) == len(seen) == 128
     torch.testing.assert_close(again.buffer.everything().now.x, seen.now.x)
-    assert again.updates == mine.updates
-    assert mine.updates > 0 or type(mine).improve is not OffPolicy.improve
+    if isinstance(mine, StepByStep):
+        assert isinstance(again, StepByStep)
+        assert again.updates == mine.updates > 0
     for key, part in mine.parts.items():
         torch.testing.assert_close(again.parts[key].state_dict(), part.state_dict(), rtol=0, atol=0)
     resume(tmp_path / "run")

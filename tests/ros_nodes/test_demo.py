@@ -97,19 +97,23 @@ def test_an_ended_demo_leaves_no_processes_and_no_partial_bag(
         f"run_demo(Path({str(kuka)!r}), 60, Path({str(out)!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
-    log = out / "log" / "controller_node.1.log"
-    while not (log.exists() and "active: the agent acts" in log.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(children) == 2
-    process.send_signal(number)
-    assert process.wait(15) != 0
-    deadline = time.monotonic() + 5
-    while any(Path(f"/proc/{child}").exists() for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    try:
+        deadline = time.monotonic() + 20
+        log = out / "log" / "controller_node.1.log"
+        while not (log.exists() and "active: the agent acts" in log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 2
+        process.send_signal(number)
+        assert process.wait(15) != 0
+        deadline = time.monotonic() + 5
+        while any(Path(f"/proc/{child}").exists() for child in children):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
     if number == signal.SIGKILL:
         assert not (out / "bag").exists()
         return

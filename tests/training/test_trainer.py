@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import resource
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -92,8 +93,10 @@ def test_a_run_without_evaluations_has_no_best(tmp_path: Path, capsys: pytest.Ca
         load_agent(tmp_path / "a", best=True)
 
 
-def test_a_finished_run_says_so_and_goes_on_when_given_more_steps(finished: tuple[Path, list[Status]]) -> None:
-    run, _ = finished
+def test_a_finished_run_says_so_and_goes_on_when_given_more_steps(
+    finished: tuple[Path, list[Status]], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished[0], tmp_path / "a"))
     with pytest.raises(GanglionError, match=r"is finished: 512 of 512 steps; .*--resume .*a --steps 1024"):
         resume(run)
     before = load_checkpoint(run)["agent"]

@@ -14,13 +14,12 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/installed-demo
 	$(BIN)/ganglion demo
 
-# What keeps time mostly waits, and runs two at a time with nothing beside; the rest shares the cores, each test with one
-# thread for its matrices.
+# What keeps time runs alone; the rest shares the cores, each test with one thread for its matrices.
 test: export OMP_NUM_THREADS := 1
 test:
 	$(MAKE) --jobs 2 --output-sync=target lint browser test-runtime
 	$(BIN)/python -m pytest -m "not timed" --numprocesses auto --dist worksteal
-	$(BIN)/python -m pytest -m timed --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest -m timed
 
 # Interpreters that are not on the PATH; one that is nowhere is skipped, which the summary tells.
 PYENV := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.1*/bin/python)

@@ -129,7 +129,6 @@ def soak(output: Path, minutes: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.timed
 def test_two_minutes(tmp_path: Path) -> None:
     process = soak(tmp_path / "soak.json", 2.0)
     table, _ = process.communicate(timeout=300)
@@ -145,7 +144,6 @@ def test_two_minutes(tmp_path: Path) -> None:
     assert "passed" in table
 
 
-@pytest.mark.timed
 def test_an_interrupt_leaves_what_was_measured(tmp_path: Path) -> None:
     process = soak(tmp_path / "soak.json", 60.0)
     time.sleep(15.0)

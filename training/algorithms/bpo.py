@@ -26,11 +26,11 @@ from training.replay_buffer import Batch
 class BPOOptions(ModelBasedOptions):
     """Settings of BPO."""
 
-    depth: Count = 40
+    depth: Count = 80
     """Imagined ticks n; what comes later does not count."""
     exploration: NonNegative = 0.3
     """Standard deviation of the noise on a continuous action while exploring."""
-    gradient_steps: Positive = 0.1
+    gradient_steps: Positive = 0.2
     """Gradient steps per environment step."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -54,11 +54,6 @@ class ModelBased(StepByStep[M]):
             "outcome_optimizer": self.outcome_optimizer,
             "policy_optimizer": self.policy_optimizer,
         }
-
-    @classmethod
-    def adapt(cls, config: TrainConfig) -> TrainConfig:
-        """More simulations than other algorithms with a buffer: the world model learns from the newest rollout."""
-        return replace(super().adapt(config), num_envs=32)
 
     def learn(self, batch: Batch) -> dict[str, Tensor]:
         reward_loss, end_loss = self.dynamics.loss(batch, self.agent.command(batch.action))

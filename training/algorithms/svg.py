@@ -39,14 +39,14 @@ ESTIMATORS = ("reparameterised", "score")
 class SVGOptions(ModelBasedOptions, OffPolicyOptions):
     """Settings of SVG."""
 
-    depth: Natural = 5
+    depth: Natural = 2
     """Imagined ticks n before the critic takes over; 0 needs no model."""
     critic: bool = True
     """Value what follows the last imagined tick. Without it, and with a large depth, this is SVG(infinity)."""
     estimator: str = "reparameterised"
     """reparameterised: through actions and noise, a discrete action as a Gumbel-softmax. score: by the log probability
     of discrete actions, or of next states where actions are continuous."""
-    gradient_steps: Positive = 0.2
+    gradient_steps: Positive = 0.5
     """Gradient steps per environment step."""
     critic_learning_rate: Positive = 1e-3
     """Adam's step size for the critic."""

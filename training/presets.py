@@ -17,7 +17,7 @@ from training.kinematics import joint_kinematics
 
 _TROTTING_WEIGHT = 68.0  # N: half of the A1 with a payload of 1.5 kg
 
-_CARTPOLE = TrainConfig(task="cartpole", steps=200_000, gamma=0.99, agent=AgentConfig(hidden=48))
+_CARTPOLE = TrainConfig(task="cartpole", steps=200_000, horizon=32, gamma=0.99, agent=AgentConfig(hidden=48))
 
 _PRESETS = {
     "cartpole": _CARTPOLE,

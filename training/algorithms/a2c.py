@@ -24,7 +24,7 @@ from training.algorithms.on_policy import (
     value_loss,
 )
 from training.config import TrainConfig
-from training.ranges import NonNegative, Positive
+from training.ranges import NonNegative, Positive, Share
 from training.rollout import Rollout
 
 
@@ -32,7 +32,9 @@ from training.rollout import Rollout
 class A2COptions(AdvantageOptions):
     """Settings of A2C."""
 
-    learning_rate: Positive = 2e-3
+    gae_lambda: Share = 0.97
+    """Trace of gae and truncated: 0 trusts the critic (TD(0)), 1 the rewards."""
+    learning_rate: Positive = 5e-3
     """Start of Adam's step size, which falls to nearly none at the end."""
     value_weight: NonNegative = 1.0
     """Weight of the critic's loss."""

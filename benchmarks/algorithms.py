@@ -1,14 +1,14 @@
 """Every learning algorithm on the cart-pole: environment steps and seconds until it is solved.
 
-    python -m benchmarks.algorithms [--algos sac …] [--seeds 0 1 2] [--workers 2] [--output runs/algorithms]
+    python -m benchmarks.algorithms [--algos sac …] [--seeds 0 1 2] [--workers 2] [--output FILE]
 
 Continuous algorithms balance `cartpole`, discrete ones `cartpole_push`, both with their own defaults. A run is solved
 when the deployed action stands all 500 ticks in at least 95 of 100 nominal episodes, none of which it has trained on;
 it stops there, or at the task's number of steps. Every `--every` steps ten episodes are looked at, and the hundred
 when all ten stood. Seconds are of the wall clock, with the tens of episodes and without the hundreds.
 
-What is finished is kept in the output folder, one file a run: run again to fill in what is missing. Writes
-algorithms.json and algorithms.md there.
+What is finished is kept in the output file: run again to fill in what is missing. A Markdown table of all that it holds
+is written beside it. Each row tells the commit that it was made by.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rich.console import Console
 
 from runtime.errors import GanglionError
 from runtime.files import write_bytes, write_json
+from runtime.source import source_commit
 from sim.processes import end_with_parent
 from sim.tasks import task_class
 from training.algorithms import ALGORITHMS, algorithm_class
@@ -56,8 +57,8 @@ class Options:
     """Steps between looks at the deployed action."""
     workers: int = 1
     """Runs at the same time."""
-    output: Path = field(default_factory=lambda: Path("runs/algorithms"))
-    """Folder of the results."""
+    output: Path = field(default_factory=lambda: Path("runs/algorithms.json"))
+    """File of the results."""
 
 
 @dataclass(frozen=True)
@@ -68,36 +69,42 @@ class Case:
     algo: str
     seed: int
 
-    def path(self, output: Path) -> Path:
-        """Of its result."""
-        return output / "results" / f"{self.task}-{self.algo}-{self.seed}.json"
-
 
 class _Stop(Exception):
     """The run is solved."""
 
 
 def main(options: Options) -> list[dict[str, Any]]:
-    """Make the runs that are missing; returns one row for each."""
-    every = cases(options)
-    missing = [case for case in every if not case.path(options.output).exists()]
+    """Make the runs that are missing; returns one row for each that is there then, in the order of the algorithms."""
+    rows = _read(options.output)
+    missing = [case for case in cases(options) if case not in rows]
     console = Console(soft_wrap=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, context, initializer=end_with_parent) as pool:
         futures = {pool.submit(solve, case, options): case for case in missing}
         try:
             for future in as_completed(futures):
-                row = future.result()
-                write_json(futures[future].path(options.output), row)
+                row = rows[futures[future]] = future.result()
+                write_json(options.output, _sorted(rows))
                 console.print(_words(row), markup=False)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    rows = [json.loads(case.path(options.output).read_text()) for case in every]
-    write_json(options.output / "algorithms.json", rows)
-    write_bytes(options.output / "algorithms.md", table(rows).encode())
-    console.print(table(rows), markup=False)
-    return rows
+    every = _sorted(rows)
+    write_bytes(options.output.with_suffix(".md"), table(every).encode())
+    console.print(table(every), markup=False)
+    return every
+
+
+def _read(path: Path) -> dict[Case, dict[str, Any]]:
+    """What is finished."""
+    rows = json.loads(path.read_text()) if path.exists() else []
+    return {Case(row["task"], row["algo"], row["seed"]): row for row in rows}
+
+
+def _sorted(rows: dict[Case, dict[str, Any]]) -> list[dict[str, Any]]:
+    names = list(ALGORITHMS)
+    return [rows[case] for case in sorted(rows, key=lambda case: (case.task, names.index(case.algo), case.seed))]
 
 
 def cases(options: Options) -> list[Case]:
@@ -122,7 +129,7 @@ def solve(case: Case, options: Options) -> dict[str, Any]:
             _until_solved(_settings(replace(case, algo="ppo"), options), run / "teacher")
             config = replace(config, options=replace(config.options, teacher=str(run / "teacher")))  # type: ignore[call-arg]
         found = _until_solved(config, run / "run")
-    return {"task": case.task, "algo": case.algo, "seed": case.seed} | found
+    return {"task": case.task, "algo": case.algo, "seed": case.seed} | found | {"commit": source_commit()}
 
 
 def _settings(case: Case, options: Options) -> TrainConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from runtime.bundle import METADATA_KEY, Bundle, graph_digest
 from runtime.contract import WITHOUT_STEPS, Contract, Health, Provenance, Refinement, SensorChecks, State
 from runtime.errors import GanglionError
 from runtime.files import write_bytes
+from runtime.source import source_commit
 from training.agent.agent import Agent
 from training.agent.inference import Hold
 from training.bag_config import BagConfig
@@ -134,7 +134,7 @@ def describe(agent: Agent, config: Config, steps: int) -> Contract:
             seed=config.seed,
             steps=steps,
             command=commands(config),
-            commit=_commit(),
+            commit=source_commit(),
             created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             versions={name: _version(name) for name in _PACKAGES},
         ),
@@ -182,16 +182,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _commit() -> str:
-    """Commit of this source tree, with `+` if it has changes; `unknown` outside a repository."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
-            cwd=here, capture_output=True, text=True, check=True, timeout=10,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()

@@ -30,16 +30,16 @@ def test_algorithms_learn_the_tasks_that_suit_them() -> None:
 
 
 def test_a_finished_run_is_not_made_again(tmp_path: Path) -> None:
-    options = Options(algos=("sac",), tasks=("cartpole",), seeds=(0, 1), steps=256, every=256, output=tmp_path)
+    output = tmp_path / "scores.json"
+    options = Options(algos=("sac",), tasks=("cartpole",), seeds=(0, 1), steps=256, every=256, output=output)
     kept = {"task": "cartpole", "algo": "sac", "seed": 0, "solved": True, "best": 1.0, "steps": 5, "seconds": 1.5}
-    path = Case("cartpole", "sac", 0).path(tmp_path)
-    path.parent.mkdir()
-    path.write_text(json.dumps(kept))
+    other = kept | {"algo": "ppo"}
+    output.write_text(json.dumps([kept, other]))
     rows = main(options)
-    assert rows[0] == kept
-    assert (rows[1]["seed"], rows[1]["steps"], rows[1]["solved"]) == (1, 256, False)
-    assert json.loads((tmp_path / "algorithms.json").read_text()) == rows
-    assert "| cartpole | sac | 1 of 2 | 5 | 5, – |" in (tmp_path / "algorithms.md").read_text()
+    assert rows[:2] == [other, kept]
+    assert (rows[2]["seed"], rows[2]["steps"], rows[2]["solved"]) == (1, 256, False)
+    assert json.loads(output.read_text()) == rows
+    assert "| cartpole | sac | 1 of 2 | 5 | 5, – |" in (tmp_path / "scores.md").read_text()
 
 
 @pytest.mark.parametrize(("share", "solved"), [(0.95, True), (0.94, False)])
@@ -51,7 +51,7 @@ def test_a_run_stops_when_95_of_100_episodes_stand(
         return Evaluation(500.0, 0.0, 500.0, 1.0 if count == 10 else share, count)
 
     monkeypatch.setattr(Evaluator, "run", judged)
-    options = Options(steps=1024, every=256, output=tmp_path)
+    options = Options(steps=1024, every=256, output=tmp_path / "scores.json")
     short = replace(preset("cartpole"), num_envs=4, horizon=64)
     monkeypatch.setattr("benchmarks.algorithms.preset", lambda task, algo: short)
     row = solve(Case("cartpole", "ppo", 0), options)

@@ -21,9 +21,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import gymnasium
 import numpy as np
 import torch
 import tyro
@@ -182,13 +184,10 @@ def _ours(turn: Turn) -> tuple[float, float]:
 
 
 def _theirs(turn: Turn) -> tuple[float, float]:
-    import pybullet_envs_gymnasium  # noqa: F401  registers the benchmark
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.evaluation import evaluate_policy
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
-
-    import sim.env  # noqa: F401  registers our own tasks
 
     c, clock = turn.config, Clock(turn.warm)
 
@@ -199,9 +198,8 @@ def _theirs(turn: Turn) -> tuple[float, float]:
         def _on_rollout_start(self) -> None:
             clock(self.num_timesteps)
 
-    name = c.task.removeprefix(EXTERNAL) if is_external(c.task) else f"ganglion/{c.task}-v0"
     kind = DummyVecEnv if turn.who == _ONE else SubprocVecEnv
-    env = make_vec_env(name, c.num_envs, seed=c.seed, vec_env_cls=kind)
+    env = make_vec_env(partial(_environment, c.task), c.num_envs, seed=c.seed, vec_env_cls=kind)
     if c.algo == "ppo":
         env = VecNormalize(env, gamma=c.gamma)
     model = _model(turn, env)
@@ -214,6 +212,15 @@ def _theirs(turn: Turn) -> tuple[float, float]:
         returned = float(evaluate_policy(model, env, turn.episodes)[0])
     env.close()
     return clock.speed, returned
+
+
+def _environment(task: str) -> gymnasium.Env[Any, Any]:
+    """As theirs takes it, in whatever process."""
+    import pybullet_envs_gymnasium  # noqa: F401  registers the benchmark
+
+    import sim.env  # noqa: F401  registers our own tasks
+
+    return gymnasium.make(task.removeprefix(EXTERNAL) if is_external(task) else f"ganglion/{task}-v0")
 
 
 def _model(turn: Turn, env: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 from runtime.errors import GanglionError
 from tests.training.models import HOLD, METHODS, draw, make_agent, numbers, tied_agent
 from training.agent.agent import Agent, Start
-from training.agent.config import InferenceConfig
+from training.agent.config import AgentConfig, InferenceConfig
 from training.agent.inference import StepSizes, chebyshev_steps, constant_step
 
 B = 4
@@ -202,6 +202,14 @@ def test_hold_needs_a_latent_for_every_channel() -> None:
 def test_settings_that_do_not_exist(settings: dict[str, object], message: str) -> None:
     with pytest.raises(GanglionError, match=message):
         InferenceConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_policy_and_critic_have_the_units_that_are_named() -> None:
+    agent = Agent(AgentConfig(activation="relu"), 4, 1)
+    assert [type(layer).__name__ for layer in agent.policy] == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
+    assert isinstance(agent.critic[1], torch.nn.ReLU)
+    with pytest.raises(GanglionError, match="no activation 'step'; expected one of elu, relu, tanh"):
+        AgentConfig(activation="step")
 
 
 def test_blocks_must_divide_the_latents() -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from runtime.contract import REFINEMENT_METHODS, Node
 from runtime.errors import GanglionError
 from training.agent.gait import TrotConfig
+from training.agent.networks import ACTIVATIONS
 from training.ranges import Count, Finite, Natural, check_ranges
 
 SCHEDULES = ("constant", "chebyshev", "learned")
-ACTIVATIONS = ("elu", "relu", "tanh")
 HEADS = ("gaussian", "squashed", "deterministic", "categorical")
 
 

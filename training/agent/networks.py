@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "relu": nn.ReLU, "tanh": nn.Tanh}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "relu": nn.ReLU, "tanh": nn.Tanh}
+"""By name in the settings."""
 
 
 def mlp(inputs: int, hidden: int, outputs: int, last_gain: float = 1.0, activation: str = "elu") -> nn.Sequential:
@@ -17,7 +18,7 @@ def mlp(inputs: int, hidden: int, outputs: int, last_gain: float = 1.0, activati
     last = nn.Linear(hidden, outputs)
     nn.init.orthogonal_(last.weight, last_gain)
     nn.init.zeros_(last.bias)
-    bend = _ACTIVATIONS[activation]
+    bend = ACTIVATIONS[activation]
     return nn.Sequential(nn.Linear(inputs, hidden), bend(), nn.Linear(hidden, hidden), bend(), last)
 
 

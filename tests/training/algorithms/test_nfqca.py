@@ -94,6 +94,20 @@ def test_a_fit_comes_close_to_its_targets() -> None:
     assert error < 0.05 * losses[0]
 
 
+def test_base_points_are_drawn_once_there_are_more() -> None:
+    algorithm = make("nfqca", base_points=8, iterations=1)
+    drawn: list[int] = []
+
+    class Many(Everything):
+        def at_most(self, size: int) -> Batch:
+            drawn.append(size)
+            return make_batch(algorithm, size)
+
+    algorithm.buffer = Many(make_batch(algorithm, 20))
+    list(algorithm.improve(3))
+    assert drawn == [8]
+
+
 def test_nfqca_learns_to_balance(tmp_path: Path) -> None:
     before, after = episode_length(short_run("nfqca"), tmp_path)
     assert before < 60

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from benchmarks.zoo import PUBLISHED, settings
 from runtime.files import write_bytes, write_json
+from runtime.source import source_commit
 from training.checkpoint import load_agent
 from training.evaluation import evaluate
 from training.progress import STEPS, WALL_TIME, read_progress
@@ -76,7 +77,8 @@ def _run(env: str, algo: str, seed: int, options: Options) -> dict[str, Any]:
             resume(run, report, config.steps)
         agent, _, steps = load_agent(run)
         judged = evaluate(agent, config, options.episodes, workers=options.workers)
-        write_json(result, {"env": env, "algo": algo, "seed": seed, "steps": steps, **asdict(judged)})
+        found = {"env": env, "algo": algo, "seed": seed, "steps": steps, **asdict(judged)}
+        write_json(result, found | {"commit": source_commit()})
     known: dict[str, Any] = json.loads(result.read_text())
     return known | {"published": PUBLISHED.get((env, algo)), "curve": _curve(run)}
 

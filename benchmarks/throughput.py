@@ -65,8 +65,8 @@ class Options:
     """Our processes."""
     threads: int = 2
     """Threads of torch while learning, of ours; theirs has as many as torch takes."""
-    compile: bool = False
-    """Compile our losses of PPO; the first update, which does it, does not count."""
+    compile: bool = True
+    """Compile our gradient step of PPO; the first update, which does it, does not count."""
     sde: bool = True
     """With the zoo's settings let theirs explore by noise that depends on the state, as the zoo does; ours never
     does."""

@@ -1,11 +1,12 @@
 """Tasks, settings and scores of the PyBullet benchmark of rl-baselines3-zoo, for our trainer.
 
 Its tuned settings (hyperparams/ppo.yml and sac.yml) hold here, with these differences. Our networks have two equal
-layers: 350 and 350 have as many weights as SAC's 400 and 300. Exploration is
-independent from tick to tick, not by noise that depends on the state (gSDE). Readings are not normalised; the
-environments bound them to 5. Rewards are times 1 - gamma, not divided by a running deviation. Schedules are constant:
-only Hopper's are not (a clip range from 0.4 and SAC's step size fall to 0 there). The plain agent holds the last
-reading and learns no model, so that only the algorithm is compared.
+layers: 350 and 350 have as many weights as SAC's 400 and 300. Exploration is independent from tick to tick, not by noise
+that depends on the state (gSDE), and PPO's begins with a standard deviation of 0.6: theirs, exp(-2) times the length of
+the last layer's output, comes to about as much. Readings are not normalised; the environments bound them to 5. Rewards
+are times 1 - gamma, not divided by a running deviation. Schedules are constant: only Hopper's are not (a clip range from
+0.4 and SAC's step size fall to 0 there). The plain agent holds the last reading and learns no model, so that only the
+algorithm is compared.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ def settings(
     task: str, algo: str, seed: int = 0, steps: int | None = None, threads: int = 1, workers: int = 2
 ) -> TrainConfig:
     """The zoo's settings for a continuous task. Raises GanglionError for an algorithm that it is not about."""
-    plain = _plain(task, algo, WIDTH, log_std=-2.0)
+    plain = _plain(task, algo, WIDTH, log_std=-0.5)
     plain = replace(plain, seed=seed, steps=steps or STEPS[algo], learning_threads=threads, workers=workers)
     if algo == "ppo":
         options = PPOOptions(
-            learning_rate=3e-5, gae_lambda=0.9, clip=0.4, epochs=20, minibatches=64, target_kl=0.0, max_grad_norm=0.5
-        )
+            learning_rate=3e-5, gae_lambda=0.9, clip=0.4, epochs=20, minibatches=64, target_kl=0.0, max_grad_norm=0.5,
+            compile=True,
+        )  # fmt: skip
         return replace(plain, gamma=0.99, num_envs=16, horizon=512, sequence=16, options=options)
     replay = SACOptions(
         learning_rate=7.3e-4, critic_learning_rate=7.3e-4, ent_coef=1.0, ent_coef_learning_rate=7.3e-4, tau=0.02,
@@ -59,7 +61,7 @@ def library_settings(task: str, algo: str, seed: int = 0, threads: int = 1, work
     plain = _plain(task, algo, {"ppo": 64, "sac": 256}, log_std=0.0)
     plain = replace(plain, seed=seed, steps=STEPS[algo], learning_threads=threads, gamma=0.99)
     if algo == "ppo":
-        o = PPOOptions(learning_rate=3e-4, epochs=10, minibatches=128, target_kl=0.0, max_grad_norm=0.5)
+        o = PPOOptions(learning_rate=3e-4, epochs=10, minibatches=128, target_kl=0.0, max_grad_norm=0.5, compile=True)
         agent = replace(plain.agent, activation="tanh")
         return replace(plain, agent=agent, num_envs=16, horizon=512, sequence=16, workers=workers, options=o)
     replay = SACOptions(

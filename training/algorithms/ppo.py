@@ -6,14 +6,15 @@ The penalty is optional; its multiplier ascends the dual, lambda <- max(0, lambd
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.agent.agent import Agent
 from training.algorithms.base import Algorithm
 from training.algorithms.on_policy import (
+    ADAM_EPS,
     AdvantageOptions,
     Batch,
     adam,
@@ -25,6 +26,7 @@ from training.algorithms.on_policy import (
 )
 from training.compiling import compiled
 from training.config import TrainConfig
+from training.gradient_step import Moments, clipped, descend, moments
 from training.ranges import Count, NonNegative, Positive
 from training.returns import step_weights
 from training.rollout import Rollout
@@ -53,7 +55,8 @@ class PPOOptions(AdvantageOptions):
     max_grad_norm: Positive = 1.0
     """Longest gradient, of policy and critic together."""
     compile: bool = False
-    """Compile the losses, where there is a C++ compiler: for long runs, as the first update takes a minute longer."""
+    """Compile the gradient step, where there is a C++ compiler: for long runs, as the first update takes half a minute
+    longer."""
 
 
 def clipped_objective(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
@@ -64,6 +67,24 @@ def clipped_objective(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
 def dual_ascent(multiplier: float, kl: float, target: float, rate: float) -> float:
     """max(0, lambda + alpha (KL - target)): more penalty while the divergence is above its target, never below 0."""
     return max(0.0, multiplier + rate * (kl - target))
+
+
+def following(learning_rate: Tensor, kl: Tensor, target: Positive) -> Tensor:
+    """The step size (), smaller where the KL divergence () is above twice its target, larger where below half of it."""
+    low, high = _LEARNING_RATES
+    larger = torch.where((kl > 0.0) & (kl < target / 2), (learning_rate * 1.5).clamp(max=high), learning_rate)
+    return torch.where(kl > 2 * target, (learning_rate / 1.5).clamp(min=low), larger)
+
+
+class Step(NamedTuple):
+    """What came of one minibatch, each ()."""
+
+    learning_rate: Tensor
+    """That it was made with."""
+    policy_loss: Tensor
+    value_loss: Tensor
+    clip_fraction: Tensor
+    """Share of the ratios outside of the clipping range."""
 
 
 class PPO(Algorithm[PPOOptions]):
@@ -77,26 +98,24 @@ class PPO(Algorithm[PPOOptions]):
         super().__init__(config, agent)
         self.parameters: list[Tensor] = [*policy_parameters(agent), *agent.critic.parameters()]
         self.optimizer = adam(self.parameters, self.options.learning_rate)
-        self._compiled_losses = compiled(self._losses, self.options.compile)
+        self._step = compiled(self._eager_step, self.options.compile)
         self.multiplier = 0.0
         """Lambda of the KL penalty."""
         self.parts = {"optimizer": self.optimizer}
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns the mean of each quantity worth logging."""
-        o = self.options
+        o, group = self.options, self.optimizer.param_groups[0]
         batch = make_batch(self.agent, rollout, o, self.config.gamma)
+        memory, multiplier = moments(self.optimizer), torch.tensor(self.multiplier)
+        learning_rate = torch.tensor(group["lr"])
         logs: list[tuple[Tensor, ...]] = []
         for _ in range(o.epochs):
             for part in batch.shuffled(o.minibatches):
-                policy_loss, critic_loss, entropy, kl, clipped = self._compiled_losses(part)
-                if o.target_kl > 0.0:
-                    self._follow_kl(kl.item())
-                self.optimizer.zero_grad()
-                (policy_loss + critic_loss + self.multiplier * kl - o.entropy * entropy).backward()
-                nn.utils.clip_grad_norm_(self.parameters, o.max_grad_norm)
-                self.optimizer.step()
-                logs.append((policy_loss.detach(), critic_loss.detach(), clipped))
+                learning_rate, *losses = self._step(part, memory, learning_rate, multiplier)
+                logs.append(tuple(losses))
+        if o.target_kl > 0.0:
+            group["lr"] = learning_rate.item()
         names = ("train/policy_loss", "train/value_loss", "train/clip_fraction")
         means = {n: torch.stack(c).mean().item() for n, c in zip(names, zip(*logs, strict=True), strict=True)}
         changes = policy_logs(self.agent, batch)
@@ -106,27 +125,29 @@ class PPO(Algorithm[PPOOptions]):
             **changes,
             "train/explained_variance": explained_variance(batch),
             "train/kl_multiplier": self.multiplier,
-            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train/learning_rate": group["lr"],
         }
 
-    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Losses of policy and value, entropy, KL divergence from the old policy, share of clipped ratios, each ()."""
-        agent, clip = self.agent, self.options.clip
+    def _eager_step(self, batch: Batch, memory: Moments, learning_rate: Tensor, multiplier: Tensor) -> Step:
+        """Descend the losses of a minibatch, in place; a function of tensors, so that it compiles as a whole."""
+        o, agent = self.options, self.agent
         distribution = agent.distribution(batch.now.z, batch.now.gait)
         ratio = step_weights(distribution.log_prob(batch.action), batch.old_log_prob)
-        policy_loss = -clipped_objective(ratio, batch.advantage, clip).mean()
-        with torch.set_grad_enabled(self.multiplier > 0.0):
+        policy_loss = -clipped_objective(ratio, batch.advantage, o.clip).mean()
+        critic_loss = value_loss(agent, batch)
+        loss = policy_loss + critic_loss
+        if o.entropy > 0.0:
+            loss = loss - o.entropy * distribution.entropy().mean()
+        if o.target_kl > 0.0 or o.kl_dual_rate > 0.0:
             kl = batch.old.kl(distribution).mean()
-        clipped = ((ratio.detach() - 1).abs() > clip).float().mean()
-        return policy_loss, value_loss(agent, batch), distribution.entropy().mean(), kl, clipped
-
-    def _follow_kl(self, kl: float) -> None:
-        low, high = _LEARNING_RATES
-        for group in self.optimizer.param_groups:
-            if kl > 2 * self.options.target_kl:
-                group["lr"] = max(low, group["lr"] / 1.5)
-            elif 0 < kl < self.options.target_kl / 2:
-                group["lr"] = min(high, group["lr"] * 1.5)
+            if o.target_kl > 0.0:
+                learning_rate = following(learning_rate, kl.detach(), o.target_kl)
+            if o.kl_dual_rate > 0.0:
+                loss = loss + multiplier * kl
+        gradients = clipped(torch.autograd.grad(loss, self.parameters), o.max_grad_norm)
+        descend(self.parameters, gradients, memory, learning_rate, ADAM_EPS)
+        outside = ((ratio.detach() - 1).abs() > o.clip).float().mean()
+        return Step(learning_rate, policy_loss.detach(), critic_loss.detach(), outside)
 
     def state(self) -> dict[str, Any]:
         return super().state() | {"multiplier": self.multiplier}

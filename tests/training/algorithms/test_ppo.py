@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from training.algorithms.on_policy import make_batch
-from training.algorithms.ppo import PPO, clipped_objective, dual_ascent
+from training.algorithms.ppo import PPO, clipped_objective, dual_ascent, following
+from training.gradient_step import moments
 from training.presets import preset
 from training.rollout import Collector
 from training.trainer import Trainer
@@ -38,13 +39,13 @@ def test_the_step_size_follows_the_kl_divergence_unless_none_is_aimed_at(tmp_pat
 def test_every_tick_is_learned_from_once_in_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ppo, collector = learner(tmp_path, epochs=2, minibatches=3)
     seen: list[torch.Tensor] = []
-    losses = ppo._losses
+    step = ppo._step
 
-    def record(batch: Any) -> Any:
+    def record(batch: Any, *rest: Any) -> Any:
         seen.append(batch.target)
-        return losses(batch)
+        return step(batch, *rest)
 
-    monkeypatch.setattr(ppo, "_compiled_losses", record)
+    monkeypatch.setattr(ppo, "_step", record)
     rollout = collector.collect(ppo.explore)
     whole = make_batch(ppo.agent, rollout, ppo.options, ppo.config.gamma)
     ppo.update(rollout)
@@ -57,14 +58,24 @@ def test_every_tick_is_learned_from_once_in_a_pass(tmp_path: Path, monkeypatch: 
 
 def test_the_first_loss_has_ratio_one_and_no_divergence(tmp_path: Path) -> None:
     """-E[A] of normalised advantages is zero, and KL(pi_old || pi) is too, before the first step."""
-    ppo, collector = learner(tmp_path)
+    ppo, collector = learner(tmp_path, target_kl=1e-9, learning_rate=2e-3)
     batch = make_batch(ppo.agent, collector.collect(ppo.explore), ppo.options, ppo.config.gamma)
-    policy_loss, value_loss, _, kl, clipped = ppo._losses(batch)
-    assert clipped.item() == 0.0
-    assert abs(policy_loss.item()) < 1e-5
-    assert abs(kl.item()) < 1e-6
-    torch.testing.assert_close(value_loss, (batch.target - batch.value).square().mean())
+    first = ppo._step(batch, moments(ppo.optimizer), torch.tensor(2e-3), torch.tensor(0.0))
+    assert first.clip_fraction.item() == 0.0
+    assert abs(first.policy_loss.item()) < 1e-5
+    assert first.learning_rate.item() == pytest.approx(2e-3), "a divergence of zero is not followed"
+    torch.testing.assert_close(first.value_loss, (batch.target - batch.value).square().mean())
     collector.close()
+
+
+def test_the_step_size_follows_a_divergence_within_its_bounds() -> None:
+    """Above twice the target divided by 1.5, below half of it times 1.5, from 1e-5 to 3e-3."""
+    for kl, start, expected in (
+        (0.05, 1e-3, 1e-3 / 1.5), (0.005, 1e-3, 1.5e-3), (0.03, 1e-3, 1e-3), (0.0, 1e-3, 1e-3),
+        (0.05, 1.2e-5, 1e-5), (0.005, 2.9e-3, 3e-3),
+    ):  # fmt: skip
+        found = following(torch.tensor(start), torch.tensor(kl), 0.02).item()
+        assert found == pytest.approx(expected), (kl, start)
 
 
 @pytest.mark.parametrize(
@@ -91,13 +102,13 @@ def test_the_multiplier_never_falls_below_zero() -> None:
     assert dual_ascent(0.1, 2.0, target=1.0, rate=0.5) == pytest.approx(0.6)
 
 
-def test_compiled_losses_teach_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_step_teaches_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the compiler's front end alone: what it traces, not the C++ that it writes, which takes a minute."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/g++")
     plain, collector = learner(tmp_path / "a", epochs=1)
     traced, _ = learner(tmp_path / "b", epochs=1, compile=True)
-    assert traced._compiled_losses != traced._losses
+    assert traced._step != traced._eager_step
     rollout = collector.collect(plain.explore)
     for ppo in (plain, traced):
         torch.manual_seed(1)
@@ -111,5 +122,5 @@ def test_compiled_losses_teach_the_same(tmp_path: Path, monkeypatch: pytest.Monk
 def test_without_a_compiler_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     ppo, collector = learner(tmp_path, compile=True)
-    assert ppo._compiled_losses == ppo._losses
+    assert ppo._step == ppo._eager_step
     collector.close()

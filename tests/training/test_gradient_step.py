@@ -1,0 +1,40 @@
+"""A gradient step made of tensors alone is that of torch's own clipping and optimizer."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from training.gradient_step import clipped, descend, moments
+
+
+def test_a_gradient_is_shortened_to_the_longest_and_a_short_one_is_left() -> None:
+    """(3) and (4) have the common length 5."""
+    long = clipped([torch.tensor([3.0]), torch.tensor([[4.0]])], 1.0)
+    assert [g.item() for g in long] == pytest.approx([0.6, 0.8], rel=1e-6)
+    short = clipped([torch.tensor([3.0]), torch.tensor([[4.0]])], 10.0)
+    assert [g.item() for g in short] == [3.0, 4.0]
+
+
+def test_steps_are_those_of_torch_and_its_optimizer_goes_on_from_them() -> None:
+    torch.manual_seed(0)
+    theirs = nn.Linear(3, 2)
+    ours = copy.deepcopy(theirs)
+    optimizers = [torch.optim.Adam(m.parameters(), lr=0.1, eps=1e-5) for m in (theirs, ours)]
+    parameters: list[torch.Tensor] = list(ours.parameters())
+    inputs = torch.randn(4, 3)
+    for step in range(6):
+        if step == 3:
+            optimizers[1].load_state_dict(copy.deepcopy(optimizers[1].state_dict()))
+        optimizers[0].zero_grad()
+        theirs(inputs).square().sum().backward()
+        nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        optimizers[0].step()
+        gradients = clipped(torch.autograd.grad(ours(inputs).square().sum(), parameters), 0.5)
+        descend(parameters, gradients, moments(optimizers[1]), torch.tensor(0.1), 1e-5)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
+    assert optimizers[1].state_dict()["state"][0]["step"].item() == 6

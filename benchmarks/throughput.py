@@ -66,7 +66,9 @@ class Options:
     threads: int = 2
     """Threads of torch while learning, of ours; theirs has as many as torch takes."""
     compile: bool = True
-    """Compile our gradient step of PPO; the first update, which does it, does not count."""
+    """Compile our gradient steps; the first update, which does it, does not count."""
+    bf16: bool = True
+    """Let our SAC multiply in bfloat16; theirs multiplies in float32."""
     sde: bool = True
     """With the zoo's settings let theirs explore by noise that depends on the state, as the zoo does; ours never
     does."""
@@ -132,8 +134,8 @@ def _measure(algo: str, options: Options) -> dict[str, Any]:
         usual = library_settings(options.task, algo, 0, options.threads, options.workers)
     usual = replace(usual, worlds=(NOMINAL,))
     sde = options.sde and options.settings == "zoo"
-    if isinstance(usual.options, PPOOptions):
-        usual = replace(usual, options=replace(usual.options, compile=options.compile))
+    faster = {"compile": options.compile} | ({"bf16": options.bf16} if algo == "sac" else {})
+    usual = replace(usual, options=replace(usual.options, **faster))
     config, warm = _short(usual, options)
     speeds: dict[str, list[float]] = {who: [] for who in (_OURS, _ONE, _EACH)}
     for _ in range(options.rounds):
@@ -236,7 +238,7 @@ def _model(turn: Turn, env: Any) -> Any:
             "MlpPolicy", env, learning_rate=o.learning_rate, n_steps=c.horizon, n_epochs=o.epochs,
             batch_size=c.num_envs * c.horizon // o.minibatches, gae_lambda=o.gae_lambda, clip_range=o.clip,
             ent_coef=o.entropy, max_grad_norm=o.max_grad_norm, sde_sample_freq=4 if turn.sde else -1,
-            policy_kwargs={**networks, "log_std_init": c.agent.initial_log_std}, **common,
+            policy_kwargs={**networks, "log_std_init": -2.0 if turn.sde else c.agent.initial_log_std}, **common,
         )  # fmt: skip
     assert isinstance(o, SACOptions)
     return SAC(

@@ -1,12 +1,12 @@
 """Tasks, settings and scores of the PyBullet benchmark of rl-baselines3-zoo, for our trainer.
 
 Its tuned settings (hyperparams/ppo.yml and sac.yml) hold here, with these differences. Our networks have two equal
-layers: 350 and 350 have as many weights as SAC's 400 and 300. Exploration is independent from tick to tick, not by noise
-that depends on the state (gSDE), and PPO's begins with a standard deviation of 0.6: theirs, exp(-2) times the length of
-the last layer's output, comes to about as much. Readings are not normalised; the environments bound them to 5. Rewards
-are times 1 - gamma, not divided by a running deviation. Schedules are constant: only Hopper's are not (a clip range from
-0.4 and SAC's step size fall to 0 there). The plain agent holds the last reading and learns no model, so that only the
-algorithm is compared.
+layers: 350 and 350 have as many weights as SAC's 400 and 300. Exploration is independent from tick to tick, not by
+noise that depends on the state (gSDE), and PPO's begins with a standard deviation of 0.6: theirs, exp(-2) times the
+length of the last layer's output, comes to about as much. Readings are not normalised; the environments bound them to
+5. Rewards are times 1 - gamma, not divided by a running deviation. Schedules are constant: only Hopper's are not (a
+clip range from 0.4 and SAC's step size fall to 0 there). The plain agent holds the last reading and learns no model, so
+that only the algorithm is compared.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def settings(
         return replace(plain, gamma=0.99, num_envs=16, horizon=512, sequence=16, options=options)
     replay = SACOptions(
         learning_rate=7.3e-4, critic_learning_rate=7.3e-4, ent_coef=1.0, ent_coef_learning_rate=7.3e-4, tau=0.02,
-        batch_size=256, gradient_steps=1.0, buffer_size=300_000, learning_starts=10_000,
+        batch_size=256, gradient_steps=1.0, buffer_size=300_000, learning_starts=10_000, bf16=True, compile=True,
     )  # fmt: skip
     return replace(plain, gamma=0.98, num_envs=8, horizon=1, sequence=1, options=replay)
 
@@ -66,7 +66,7 @@ def library_settings(task: str, algo: str, seed: int = 0, threads: int = 1, work
         return replace(plain, agent=agent, num_envs=16, horizon=512, sequence=16, workers=workers, options=o)
     replay = SACOptions(
         learning_rate=3e-4, critic_learning_rate=3e-4, ent_coef=1.0, ent_coef_learning_rate=3e-4, tau=0.005,
-        batch_size=256, gradient_steps=1.0, buffer_size=1_000_000, learning_starts=100,
+        batch_size=256, gradient_steps=1.0, buffer_size=1_000_000, learning_starts=100, bf16=True, compile=True,
     )  # fmt: skip
     return replace(plain, num_envs=1, workers=1, horizon=1, sequence=1, options=replay)
 

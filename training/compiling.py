@@ -1,4 +1,4 @@
-"""Compilation by torch.compile, for who asks for it and has a C++ compiler."""
+"""How learning is computed faster, for who asks for it: compiled, and with products in bfloat16."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 import torch
+from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -20,3 +21,8 @@ def compiled(function: F, wanted: bool) -> F:
 
     tracing.trace_autograd_ops = True  # torch.autograd.grad becomes part of what is compiled, where torch can do that
     return cast(F, torch.compile(function))
+
+
+def products(like: Tensor, bf16: bool) -> torch.autocast:
+    """A context where matrices, on the device of `like`, are multiplied in bfloat16 if that is wanted."""
+    return torch.autocast(like.device.type, torch.bfloat16, enabled=bf16)

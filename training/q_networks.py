@@ -28,10 +28,13 @@ class QNetworks(nn.Module):
 
     def forward(self, inputs: Tensor, count: int | None = None) -> Tensor:
         """(count, B, outputs) for (B, inputs), of the first `count` networks alone if it is given."""
-        rows: Tensor = inputs.expand(len(self.weights[0][:count]), *inputs.shape)
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            rows = torch.baddbmm(bias[:count], rows, weight[:count])
-            if layer < len(self.weights) - 1:
+        layers = list(zip(self.weights, self.biases))
+        if count is not None:
+            layers = [(weight[:count], bias[:count]) for weight, bias in layers]
+        rows: Tensor = inputs.expand(len(layers[0][0]), *inputs.shape)
+        for layer, (weight, bias) in enumerate(layers):
+            rows = torch.baddbmm(bias, rows, weight)
+            if layer < len(layers) - 1:
                 rows = torch.relu_(rows)
         return rows
 

@@ -17,9 +17,9 @@ from training.algorithms.ppo import PPOOptions
 def tiny(algo: str) -> Turn:
     config = replace(settings("cartpole", algo, workers=1), num_envs=2, eval_every=0)
     if isinstance(config.options, PPOOptions):
-        short = replace(config.options, epochs=1, minibatches=2)
+        short = replace(config.options, epochs=1, minibatches=2, compile=False)
         return Turn("", replace(config, horizon=16, steps=96, options=short), 32, sde=True, episodes=1)
-    started = replace(config.options, learning_starts=8, batch_size=4, buffer_size=64)  # type: ignore[call-arg]
+    started = replace(config.options, learning_starts=8, batch_size=4, buffer_size=64, compile=False)  # type: ignore[call-arg]
     return Turn("", replace(config, steps=24, options=started), 16, sde=True, episodes=1)
 
 

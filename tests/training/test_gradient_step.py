@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.gradient_step import clipped, descend, moments
+from training.gradient_step import adam_state, clipped, descend
 
 
 def test_a_gradient_is_shortened_to_the_longest_and_a_short_one_is_left() -> None:
@@ -24,7 +24,6 @@ def test_steps_are_those_of_torch_and_its_optimizer_goes_on_from_them() -> None:
     theirs = nn.Linear(3, 2)
     ours = copy.deepcopy(theirs)
     optimizers = [torch.optim.Adam(m.parameters(), lr=0.1, eps=1e-5) for m in (theirs, ours)]
-    parameters: list[torch.Tensor] = list(ours.parameters())
     inputs = torch.randn(4, 3)
     for step in range(6):
         if step == 3:
@@ -33,8 +32,10 @@ def test_steps_are_those_of_torch_and_its_optimizer_goes_on_from_them() -> None:
         theirs(inputs).square().sum().backward()
         nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
         optimizers[0].step()
-        gradients = clipped(torch.autograd.grad(ours(inputs).square().sum(), parameters), 0.5)
-        descend(parameters, gradients, moments(optimizers[1]), torch.tensor(0.1), 1e-5)
+        descend(adam_state(optimizers[1]), ours(inputs).square().sum(), longest=0.5)
+    descend(adam_state(optimizers[1]), 0.0 * ours(inputs).sum())
+    optimizers[0].zero_grad(set_to_none=False)
+    optimizers[0].step()
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
-    assert optimizers[1].state_dict()["state"][0]["step"].item() == 6
+    assert optimizers[1].state_dict()["state"][0]["step"].item() == 7

@@ -259,7 +259,7 @@ class Agent(nn.Module):
 
     def distribution(self, z: Tensor, gait: Tensor | None = None) -> Distribution:
         """Policy at z (B, Z), and the state (B, S) of the gait. Of a deterministic one, with exp(log_std) as noise."""
-        answer = self.answer(z, gait)
+        answer = self.answer(z, gait).to(z.dtype)
         if self.config.head == "categorical":
             return Categorical(answer)
         if self.config.head == "squashed":

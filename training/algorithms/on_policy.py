@@ -26,7 +26,6 @@ from training.ranges import Count, Share
 from training.returns import gae, n_step_return, truncated_gae
 from training.rollout import Rollout
 
-ADAM_EPS = 1e-5
 ADVANTAGES = ("gae", "truncated", "n_step")
 
 
@@ -86,7 +85,7 @@ def with_shorter_rollouts(config: TrainConfig) -> TrainConfig:
 
 def adam(parameters: Iterable[Tensor], learning_rate: float) -> Adam:
     """Adam as policy gradients take it, with a larger epsilon, that steps all parameters by one call."""
-    return Adam(parameters, lr=learning_rate, eps=ADAM_EPS, fused=True)
+    return Adam(parameters, lr=learning_rate, eps=1e-5, fused=True)
 
 
 def annealing(optimizer: Optimizer, config: TrainConfig) -> LambdaLR:

@@ -14,7 +14,6 @@ from torch import Tensor
 from training.agent.agent import Agent
 from training.algorithms.base import Algorithm
 from training.algorithms.on_policy import (
-    ADAM_EPS,
     AdvantageOptions,
     Batch,
     adam,
@@ -26,7 +25,7 @@ from training.algorithms.on_policy import (
 )
 from training.compiling import compiled
 from training.config import TrainConfig
-from training.gradient_step import Moments, clipped, descend, moments
+from training.gradient_step import AdamState, adam_state, descend
 from training.ranges import Count, NonNegative, Positive
 from training.returns import step_weights
 from training.rollout import Rollout
@@ -96,8 +95,8 @@ class PPO(Algorithm[PPOOptions]):
 
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)
-        self.parameters: list[Tensor] = [*policy_parameters(agent), *agent.critic.parameters()]
-        self.optimizer = adam(self.parameters, self.options.learning_rate)
+        learned = [*policy_parameters(agent), *agent.critic.parameters()]
+        self.optimizer = adam(learned, self.options.learning_rate)
         self._step = compiled(self._eager_step, self.options.compile)
         self.multiplier = 0.0
         """Lambda of the KL penalty."""
@@ -107,12 +106,12 @@ class PPO(Algorithm[PPOOptions]):
         """Learn from one rollout; returns the mean of each quantity worth logging."""
         o, group = self.options, self.optimizer.param_groups[0]
         batch = make_batch(self.agent, rollout, o, self.config.gamma)
-        memory, multiplier = moments(self.optimizer), torch.tensor(self.multiplier)
-        learning_rate = torch.tensor(group["lr"])
+        state = adam_state(self.optimizer)
+        learning_rate, multiplier = torch.tensor(state.learning_rate), torch.tensor(self.multiplier)
         logs: list[tuple[Tensor, ...]] = []
         for _ in range(o.epochs):
             for part in batch.shuffled(o.minibatches):
-                learning_rate, *losses = self._step(part, memory, learning_rate, multiplier)
+                learning_rate, *losses = self._step(part, state._replace(learning_rate=learning_rate), multiplier)
                 logs.append(tuple(losses))
         if o.target_kl > 0.0:
             group["lr"] = learning_rate.item()
@@ -128,9 +127,9 @@ class PPO(Algorithm[PPOOptions]):
             "train/learning_rate": group["lr"],
         }
 
-    def _eager_step(self, batch: Batch, memory: Moments, learning_rate: Tensor, multiplier: Tensor) -> Step:
+    def _eager_step(self, batch: Batch, state: AdamState, multiplier: Tensor) -> Step:
         """Descend the losses of a minibatch, in place; a function of tensors, so that it compiles as a whole."""
-        o, agent = self.options, self.agent
+        o, agent, learning_rate = self.options, self.agent, torch.as_tensor(state.learning_rate)
         distribution = agent.distribution(batch.now.z, batch.now.gait)
         ratio = step_weights(distribution.log_prob(batch.action), batch.old_log_prob)
         policy_loss = -clipped_objective(ratio, batch.advantage, o.clip).mean()
@@ -144,8 +143,7 @@ class PPO(Algorithm[PPOOptions]):
                 learning_rate = following(learning_rate, kl.detach(), o.target_kl)
             if o.kl_dual_rate > 0.0:
                 loss = loss + multiplier * kl
-        gradients = clipped(torch.autograd.grad(loss, self.parameters), o.max_grad_norm)
-        descend(self.parameters, gradients, memory, learning_rate, ADAM_EPS)
+        descend(state._replace(learning_rate=learning_rate), loss, o.max_grad_norm)
         outside = ((ratio.detach() - 1).abs() > o.clip).float().mean()
         return Step(learning_rate, policy_loss.detach(), critic_loss.detach(), outside)
 

@@ -13,7 +13,7 @@ import torch
 
 from training.algorithms.on_policy import make_batch
 from training.algorithms.ppo import PPO, clipped_objective, dual_ascent, following
-from training.gradient_step import moments
+from training.gradient_step import adam_state
 from training.presets import preset
 from training.rollout import Collector
 from training.trainer import Trainer
@@ -60,7 +60,7 @@ def test_the_first_loss_has_ratio_one_and_no_divergence(tmp_path: Path) -> None:
     """-E[A] of normalised advantages is zero, and KL(pi_old || pi) is too, before the first step."""
     ppo, collector = learner(tmp_path, target_kl=1e-9, learning_rate=2e-3)
     batch = make_batch(ppo.agent, collector.collect(ppo.explore), ppo.options, ppo.config.gamma)
-    first = ppo._step(batch, moments(ppo.optimizer), torch.tensor(2e-3), torch.tensor(0.0))
+    first = ppo._step(batch, adam_state(ppo.optimizer), torch.tensor(0.0))
     assert first.clip_fraction.item() == 0.0
     assert abs(first.policy_loss.item()) < 1e-5
     assert first.learning_rate.item() == pytest.approx(2e-3), "a divergence of zero is not followed"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ from tests.training.algorithms.replayed import (
     weights,
 )
 from training.agent.distributions import Gaussian
+from training.agent.situation import Situation
 from training.algorithms.sac import soft_value, temperature_loss
+from training.gradient_step import AdamState, descend
+from training.replay_buffer import Batch
 
 C, BETA, BEST = 2.0, 0.5, 0.3
 """q(a) = -c (a - a*)^2 / 2."""
@@ -120,6 +125,17 @@ def test_drawn_actions_carry_the_correction_of_the_tanh() -> None:
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-3)
 
 
+def plain_step(parameters: list[torch.Tensor], state: AdamState, loss: torch.Tensor) -> None:
+    """Adam's step, but for these `parameters` 0.1 times the gradient."""
+    if state.parameters[0] is not parameters[0]:
+        descend(state, loss)
+        return
+    gradients = torch.autograd.grad(loss, parameters)
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter -= 0.1 * gradient
+
+
 def test_an_update_is_that_of_the_equations(monkeypatch: pytest.MonkeyPatch) -> None:
     """y = r + gamma (1 - terminated) (min q'(s', a') - alpha log pi(a' | s')), alpha = (1 - gamma) ent_coef; the actor
     descends E[alpha log pi - min q] with the critics after their step."""
@@ -138,7 +154,7 @@ def test_an_update_is_that_of_the_equations(monkeypatch: pytest.MonkeyPatch) -> 
         errors = algorithm.critics.q(batch.now, batch.action) - target
         critic_loss = errors[0].square().mean() + errors[1].square().mean()
     policy = algorithm.agent.policy
-    algorithm.optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    monkeypatch.setattr("training.algorithms.sac.descend", partial(plain_step, list(policy.parameters())))
     start, before, log_ent_coef = weights(policy), weights(algorithm.target_critics), algorithm.log_ent_coef.item()
     losses = algorithm.learn(batch)
     moved = weights(policy) - start
@@ -191,3 +207,49 @@ def test_sac_learns_to_balance(tmp_path: Path) -> None:
     before, after = episode_length(short_run("sac"), tmp_path)
     assert before < 60
     assert after > 2 * before
+
+
+def in_float32(batch: Batch) -> Batch:
+    now, after = (Situation(s.z.float(), s.x.float()) for s in (batch.now, batch.after))
+    return Batch(now, batch.action.float(), batch.reward.float(), after, batch.terminated.float())
+
+
+def make_in_float32(**options: Any) -> Any:
+    algorithm = make("sac", **options)
+    for part in ("agent", "critics", "target_critics"):
+        getattr(algorithm, part).float()
+    algorithm.log_ent_coef.data = algorithm.log_ent_coef.data.float()
+    return algorithm
+
+
+def test_a_compiled_step_teaches_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the compiler's front end alone: what it traces, not the C++ that it writes, which takes half a minute.
+
+    In float32, as runs are: torch 2.13 traces the gradient of a float64 scalar, here the temperature, as zero.
+    """
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/g++")
+    monkeypatch.setattr(torch, "randn_like", lambda like: torch.full_like(like, 0.5))
+    plain, traced = make_in_float32(), make_in_float32(compile=True)
+    assert traced._step != traced._eager_step
+    before = plain.log_ent_coef.item()
+    for algorithm in (plain, traced):
+        for seed in range(2):
+            algorithm.learn(in_float32(make_batch(algorithm, 30, seed)))
+    for part in ("critics", "target_critics", "agent"):
+        mine, theirs = weights(getattr(plain, part)), weights(getattr(traced, part))
+        torch.testing.assert_close(theirs, mine, rtol=0, atol=2e-5)  # of steps of 1e-3
+    assert plain.log_ent_coef.item() != before
+    torch.testing.assert_close(traced.log_ent_coef, plain.log_ent_coef)
+
+
+def test_products_in_bfloat16_are_close_and_leave_the_weights_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its products have 8 binary digits: the losses agree within a few of 256 parts, and are not the same."""
+    monkeypatch.setattr(torch, "randn_like", lambda like: torch.full_like(like, 0.5))
+    exact, coarse = (make_in_float32(bf16=bf16) for bf16 in (False, True))
+    one, other = (a.learn(in_float32(make_batch(a, 200))) for a in (exact, coarse))
+    for name in ("critic_loss", "actor_loss"):
+        assert other[name].dtype == torch.float32
+        assert one[name].item() != other[name].item()
+        torch.testing.assert_close(other[name], one[name], rtol=0.03, atol=0.003)
+    assert {p.dtype for p in coarse.critics.parameters()} == {torch.float32}

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from runtime.errors import GanglionError
 from training.agent import blocks
@@ -29,6 +29,7 @@ from training.agent.agent import Agent, Belief, State
 from training.agent.inference import Prediction
 from training.agent.model import gaussian_energy
 from training.config import TrainConfig
+from training.gradient_step import follow
 from training.local_learning import local_gradients, set_gradients
 from training.world_model import Sequences, WorldModel, amortization
 
@@ -181,5 +182,4 @@ class LocalModel(WorldModel):
         regressed = [*agent.encoder.parameters(), *agent.method.parameters()]
         for parameter, gradient in zip(regressed, torch.autograd.grad(loss, regressed, allow_unused=True)):
             parameter.grad = gradient
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
+        follow(self.optimizer, [p.grad for p in self.parameters], longest=1.0)

@@ -1,14 +1,37 @@
-"""Adam's step as a function of tensors alone, which can be part of a compiled one."""
+"""Steps down the gradient of a loss; those of Adam also as a function of tensors, to be compiled with the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 from torch.optim.adam import adam
+
+
+def descend(optimizer: Optimizer, loss: Tensor, longest: float = 0.0) -> None:
+    """One step down the gradient of `loss` (), computed for the optimizer's parameters alone.
+
+    All the gradient is shortened, where `longest` is not 0, to that Euclidean length.
+    """
+    follow(optimizer, torch.autograd.grad(loss, _parameters(optimizer), allow_unused=True), longest)
+
+
+def follow(optimizer: Optimizer, gradients: Iterable[Tensor | None], longest: float = 0.0) -> None:
+    """The step of `descend` for known gradients, in the order of the parameters; one that is None stays."""
+    parameters = _parameters(optimizer)
+    moved = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+    known = [g for _, g in moved]
+    optimizer.zero_grad()
+    for (parameter, _), gradient in zip(moved, clipped(known, longest) if longest else known):
+        parameter.grad = gradient
+    optimizer.step()
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 class AdamState(NamedTuple):
@@ -23,6 +46,17 @@ class AdamState(NamedTuple):
     """()."""
     eps: float
 
+    def descend(self, loss: Tensor, longest: float = 0.0) -> None:
+        """The step of the function `descend`, in place."""
+        gradients = torch.autograd.grad(loss, self.parameters)
+        with torch.no_grad():
+            adam(
+                self.parameters, clipped(gradients, longest) if longest else list(gradients),
+                self.mean, self.square, [], self.steps,
+                foreach=False, fused=not torch.compiler.is_compiling(), amsgrad=False, beta1=0.9, beta2=0.999,
+                lr=self.learning_rate, weight_decay=0.0, eps=self.eps, maximize=False,
+            )  # fmt: skip
+
 
 def adam_state(optimizer: Adam) -> AdamState:
     """That of an optimizer with one group; its tensors are zeros, put into it, before the first step."""
@@ -34,21 +68,6 @@ def adam_state(optimizer: Adam) -> AdamState:
     states = [optimizer.state[p] for p in group["params"]]
     mean, square, steps = ([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "step"))
     return AdamState(list(group["params"]), mean, square, steps, group["lr"], group["eps"])
-
-
-def descend(state: AdamState, loss: Tensor, longest: float = 0.0) -> None:
-    """One step of Adam in place, down the gradient of `loss` (), computed for these parameters alone.
-
-    All the gradient is shortened, where `longest` is not 0, to that Euclidean length.
-    """
-    gradients = torch.autograd.grad(loss, state.parameters)
-    with torch.no_grad():
-        adam(
-            state.parameters, clipped(gradients, longest) if longest else list(gradients),
-            state.mean, state.square, [], state.steps,
-            foreach=False, fused=not torch.compiler.is_compiling(), amsgrad=False, beta1=0.9, beta2=0.999,
-            lr=state.learning_rate, weight_decay=0.0, eps=state.eps, maximize=False,
-        )  # fmt: skip
 
 
 def clipped(gradients: Sequence[Tensor], longest: float) -> list[Tensor]:

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.agent import blocks
 from training.agent.agent import Agent, Belief, State
 from training.agent.inference import GaussNewton
 from training.agent.model import gaussian_energy
 from training.config import TrainConfig
+from training.gradient_step import descend
 from training.rollout import Rollout
 
 SCALE_SPEED = 10.0  # logarithms of precisions and step sizes travel farther than weights
@@ -226,10 +227,7 @@ class ModelLearner:
         """One step on `data`; the terms of the loss, and the beliefs that it was made from."""
         beliefs = unroll(self.agent, data)
         terms = self.terms(data, beliefs)
-        self.optimizer.zero_grad()
-        sum(terms.values()).backward()  # type: ignore[union-attr]
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
+        descend(self.optimizer, torch.stack(list(terms.values())).sum(), longest=1.0)
         return {f"model/{name}": value.item() for name, value in terms.items()}, beliefs
 
 

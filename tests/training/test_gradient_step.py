@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.gradient_step import adam_state, clipped, descend
+from training.gradient_step import adam_state, clipped, descend, follow
 
 
 def test_a_gradient_is_shortened_to_the_longest_and_a_short_one_is_left() -> None:
@@ -32,10 +32,24 @@ def test_steps_are_those_of_torch_and_its_optimizer_goes_on_from_them() -> None:
         theirs(inputs).square().sum().backward()
         nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
         optimizers[0].step()
-        descend(adam_state(optimizers[1]), ours(inputs).square().sum(), longest=0.5)
-    descend(adam_state(optimizers[1]), 0.0 * ours(inputs).sum())
+        if step % 2:
+            descend(optimizers[1], ours(inputs).square().sum(), longest=0.5)
+        else:
+            adam_state(optimizers[1]).descend(ours(inputs).square().sum(), longest=0.5)
+    adam_state(optimizers[1]).descend(0.0 * ours(inputs).sum())
     optimizers[0].zero_grad(set_to_none=False)
     optimizers[0].step()
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
     assert optimizers[1].state_dict()["state"][0]["step"].item() == 7
+
+
+def test_what_the_loss_does_not_depend_on_stays_and_no_other_gradient_is_computed() -> None:
+    used, unused, other = (nn.Parameter(torch.tensor(1.0)) for _ in range(3))
+    optimizer = torch.optim.SGD([used, unused], lr=0.5)
+    descend(optimizer, (used * other).square())
+    assert (used.item(), unused.item()) == (0.0, 1.0), "1 - 0.5 times 2"
+    assert other.grad is None
+    follow(optimizer, [None, torch.tensor(-4.0)], longest=1.0)
+    assert used.item() == 0.0
+    assert unused.item() == pytest.approx(1.5)

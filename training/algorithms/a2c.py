@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
-
 from training.agent.agent import Agent
 from training.algorithms.base import Algorithm
 from training.algorithms.on_policy import (
@@ -24,6 +22,7 @@ from training.algorithms.on_policy import (
     value_loss,
 )
 from training.config import TrainConfig
+from training.gradient_step import descend
 from training.ranges import NonNegative, Positive, Share
 from training.rollout import Rollout
 
@@ -51,8 +50,8 @@ class A2C(Algorithm[A2COptions]):
 
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)
-        self.parameters: list[Tensor] = [*policy_parameters(agent), *agent.critic.parameters()]
-        self.optimizer = adam(self.parameters, self.options.learning_rate)
+        learned = [*policy_parameters(agent), *agent.critic.parameters()]
+        self.optimizer = adam(learned, self.options.learning_rate)
         self.schedule = annealing(self.optimizer, config)
         self.parts = {"optimizer": self.optimizer, "schedule": self.schedule}
 
@@ -68,10 +67,8 @@ class A2C(Algorithm[A2COptions]):
         distribution = agent.distribution(batch.now.z, batch.now.gait)
         policy_loss = pseudo_loss(distribution.log_prob(batch.action), batch.advantage)
         critic_loss = value_loss(agent, batch)
-        self.optimizer.zero_grad()
-        (policy_loss + o.value_weight * critic_loss - o.entropy * distribution.entropy().mean()).backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
+        loss = policy_loss + o.value_weight * critic_loss - o.entropy * distribution.entropy().mean()
+        descend(self.optimizer, loss, longest=1.0)
         self.schedule.step()
         return {
             "train/policy_loss": policy_loss.item(),

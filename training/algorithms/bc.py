@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from runtime.errors import GanglionError
 from training.agent.agent import Agent
@@ -20,6 +20,7 @@ from training.agent.situation import Situation
 from training.algorithms.base import Algorithm
 from training.algorithms.on_policy import adam, policy_parameters
 from training.config import Options, TrainConfig
+from training.gradient_step import descend
 from training.ranges import Count, Positive, Share
 from training.rollout import Rollout
 
@@ -82,8 +83,7 @@ class BC(Algorithm[BCOptions]):
         self._belief = self.teacher.initial(config.num_envs)
         self._advice: deque[Tensor] = deque(maxlen=config.horizon)
         self._pupils = torch.arange(config.num_envs) < round(self.options.pupil_share * config.num_envs)
-        self.parameters = policy_parameters(agent)
-        self.optimizer = adam(self.parameters, self.options.learning_rate)
+        self.optimizer = adam(policy_parameters(agent), self.options.learning_rate)
         self.parts = {"optimizer": self.optimizer}
 
     @torch.no_grad()
@@ -112,10 +112,7 @@ class BC(Algorithm[BCOptions]):
             for index in torch.randperm(len(advice)).chunk(o.minibatches):
                 now = situation.rows(index)
                 loss = cloning_loss(agent, now, advice[index])
-                self.optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(self.parameters, 1.0)
-                self.optimizer.step()
+                descend(self.optimizer, loss, longest=1.0)
                 with torch.no_grad():
                     agent.log_std.clamp_(min=_LEAST_LOG_STD)
                 losses.append(loss.item())

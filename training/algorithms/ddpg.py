@@ -15,9 +15,10 @@ from torch import Tensor
 
 from training.agent.agent import Agent
 from training.agent.situation import Situation
-from training.algorithms.off_policy import ActorCriticOptions, StepByStep, adam, bellman_target, descend
+from training.algorithms.off_policy import ActorCriticOptions, StepByStep, adam, bellman_target
 from training.config import TrainConfig
 from training.exploration import make_noise
+from training.gradient_step import descend
 from training.q_networks import QNetworks, polyak
 from training.ranges import NonNegative, Positive
 from training.replay_buffer import Batch

@@ -15,8 +15,9 @@ from torch.nn.functional import huber_loss
 
 from training.agent.agent import Agent
 from training.agent.situation import Situation
-from training.algorithms.off_policy import ReplayOptions, StepByStep, adam, bellman_target, descend
+from training.algorithms.off_policy import ReplayOptions, StepByStep, adam, bellman_target
 from training.config import TrainConfig
+from training.gradient_step import descend
 from training.ranges import Count, Positive, Share
 from training.replay_buffer import Batch
 from training.rollout import Rollout

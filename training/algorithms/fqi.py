@@ -20,8 +20,9 @@ from torch.nn.functional import cross_entropy, mse_loss
 from runtime.errors import GanglionError
 from training.agent.agent import Agent
 from training.agent.situation import Situation
-from training.algorithms.off_policy import CriticOptions, OffPolicy, adam, bellman_target, descend, minibatches
+from training.algorithms.off_policy import CriticOptions, OffPolicy, adam, bellman_target, minibatches
 from training.config import TrainConfig
+from training.gradient_step import descend
 from training.ranges import Count, NonNegative, Positive, Share
 from training.replay_buffer import Batch
 

@@ -6,13 +6,14 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.agent.agent import Agent
 from training.agent.distributions import Categorical
-from training.algorithms.off_policy import ReplayOptions, StepByStep, adam, descend
+from training.algorithms.off_policy import ReplayOptions, StepByStep, adam
 from training.config import TrainConfig
 from training.derivatives import gumbel_noise, gumbel_softmax
+from training.gradient_step import descend
 from training.latent_dynamics import LatentDynamics
 from training.ranges import Count, Positive
 from training.replay_buffer import Batch
@@ -66,11 +67,7 @@ class ModelBased(StepByStep[M]):
 
     def ascend(self, objective: Tensor) -> None:
         """One step of the policy up the objective (B,), its gradient clipped."""
-        parameters = list(self.agent.policy.parameters())
-        self.policy_optimizer.zero_grad()
-        (-objective.mean()).backward(inputs=parameters)
-        nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
-        self.policy_optimizer.step()
+        descend(self.policy_optimizer, -objective.mean(), self.options.max_grad_norm)
 
     def choose(self, policy: Categorical) -> Tensor:
         """A sampled choice as one-hot (B, M), with the derivative of a Gumbel-softmax."""

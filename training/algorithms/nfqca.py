@@ -17,9 +17,10 @@ from torch.nn.functional import mse_loss
 from training.agent.agent import Agent
 from training.agent.situation import Situation
 from training.algorithms.ddpg import policy_loss
-from training.algorithms.off_policy import CriticOptions, OffPolicy, adam, bellman_target, descend, minibatches
+from training.algorithms.off_policy import CriticOptions, OffPolicy, adam, bellman_target, minibatches
 from training.config import TrainConfig
 from training.exploration import GaussianNoise
+from training.gradient_step import descend
 from training.ranges import Count, NonNegative, Positive
 from training.replay_buffer import Batch
 

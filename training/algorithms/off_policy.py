@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam
 
 from training.agent.agent import Agent
 from training.agent.situation import Situation
@@ -178,13 +178,6 @@ class StepByStep(OffPolicy[P]):
 def adam(parameters: Iterable[Tensor], learning_rate: Positive) -> Adam:
     """Adam that steps all parameters by one call."""
     return Adam(parameters, lr=learning_rate, fused=True)
-
-
-def descend(optimizer: Optimizer, loss: Tensor) -> None:
-    """One step on the parameters of `optimizer` alone: the gradient of no other one is computed."""
-    optimizer.zero_grad()
-    loss.backward(inputs=[p for group in optimizer.param_groups for p in group["params"]])
-    optimizer.step()
 
 
 def minibatches(rows: int, size: int, count: int) -> Iterator[Tensor]:

@@ -17,8 +17,9 @@ from torch.nn.functional import mse_loss
 
 from training.agent.agent import Agent
 from training.agent.situation import Situation
-from training.algorithms.off_policy import OffPolicyOptions, StepByStep, adam, bellman_target, descend
+from training.algorithms.off_policy import OffPolicyOptions, StepByStep, adam, bellman_target
 from training.config import TrainConfig
+from training.gradient_step import descend
 from training.q_networks import QNetworks, polyak
 from training.ranges import Count, NonNegative, Positive, UpToOne
 from training.replay_buffer import Batch

@@ -22,6 +22,7 @@ from training.agent.agent import Agent
 from training.agent.distributions import Distribution
 from training.agent.situation import Situation
 from training.config import Options, TrainConfig
+from training.gradient_step import descend
 from training.ranges import Count, Share
 from training.returns import gae, n_step_return, truncated_gae
 from training.rollout import Rollout
@@ -165,9 +166,6 @@ class Critic:
         for _ in range(epochs):
             for part in batch.shuffled(minibatches):
                 loss = value_loss(self.agent, part)
-                self.optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(self.agent.critic.parameters(), 1.0)
-                self.optimizer.step()
+                descend(self.optimizer, loss, longest=1.0)
                 losses.append(loss.item())
         return sum(losses) / len(losses)

@@ -25,7 +25,7 @@ from training.algorithms.on_policy import (
 )
 from training.compiling import compiled
 from training.config import TrainConfig
-from training.gradient_step import AdamState, adam_state, descend
+from training.gradient_step import AdamState, adam_state
 from training.ranges import Count, NonNegative, Positive
 from training.returns import step_weights
 from training.rollout import Rollout
@@ -143,7 +143,7 @@ class PPO(Algorithm[PPOOptions]):
                 learning_rate = following(learning_rate, kl.detach(), o.target_kl)
             if o.kl_dual_rate > 0.0:
                 loss = loss + multiplier * kl
-        descend(state._replace(learning_rate=learning_rate), loss, o.max_grad_norm)
+        state._replace(learning_rate=learning_rate).descend(loss, o.max_grad_norm)
         outside = ((ratio.detach() - 1).abs() > o.clip).float().mean()
         return Step(learning_rate, policy_loss.detach(), critic_loss.detach(), outside)
 

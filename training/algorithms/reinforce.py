@@ -17,6 +17,7 @@ from training.agent.situation import Situation
 from training.algorithms.base import Algorithm
 from training.algorithms.on_policy import adam, annealing, policy_parameters, pseudo_loss
 from training.config import Options, TrainConfig
+from training.gradient_step import descend
 from training.ranges import Positive
 from training.returns import best_baseline, episode_return, reward_to_go
 from training.rollout import Rollout
@@ -81,8 +82,7 @@ class Reinforce(Algorithm[ReinforceOptions]):
 
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)
-        self.parameters = policy_parameters(agent)
-        self.optimizer = adam(self.parameters, self.options.learning_rate)
+        self.optimizer = adam(policy_parameters(agent), self.options.learning_rate)
         self.schedule = annealing(self.optimizer, config)
         self.parts = {"optimizer": self.optimizer, "schedule": self.schedule}
 
@@ -108,10 +108,7 @@ class Reinforce(Algorithm[ReinforceOptions]):
             weight = weight - best_baseline(squared_scores(agent, situation, action), weight)
         distribution = agent.distribution(situation.z, situation.gait)
         loss = pseudo_loss(distribution.log_prob(action), weight / (weight.square().mean().sqrt() + 1e-8))
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
+        descend(self.optimizer, loss, longest=1.0)
         self.schedule.step()
         return {
             "train/policy_loss": loss.item(),

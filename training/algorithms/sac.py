@@ -23,7 +23,7 @@ from training.agent.situation import Situation
 from training.algorithms.off_policy import ActorCriticOptions, StepByStep, adam, bellman_target
 from training.compiling import compiled, products
 from training.config import TrainConfig
-from training.gradient_step import AdamState, adam_state, descend
+from training.gradient_step import AdamState, adam_state
 from training.q_networks import QNetworks, polyak
 from training.ranges import NonNegative, Positive
 from training.replay_buffer import Batch
@@ -108,11 +108,11 @@ class SAC(StepByStep[SACOptions]):
             following = soft_value(self._q(self.target_critics, batch.after, action), log_prob, alpha)
             target = bellman_target(batch, self.config.gamma, following)
         critic_loss = (self._q(self.critics, batch.now, batch.action) - target).square().mean(1).sum()
-        descend(critics, critic_loss)
+        critics.descend(critic_loss)
         action, log_prob = self.draw(batch.now)
         actor_loss = -soft_value(self._q(self.critics, batch.now, action), log_prob, alpha).mean()
-        descend(policy, actor_loss)
-        descend(temperature, temperature_loss(self.log_ent_coef, log_prob, self.target_entropy))
+        policy.descend(actor_loss)
+        temperature.descend(temperature_loss(self.log_ent_coef, log_prob, self.target_entropy))
         polyak(self.target_critics, self.critics, self.options.tau)
         return {"critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "ent_coef": ent_coef}
 

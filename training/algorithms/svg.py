@@ -24,9 +24,10 @@ from training.agent.agent import Agent
 from training.agent.distributions import Categorical
 from training.agent.situation import Situation
 from training.algorithms.model_based import ModelBased, ModelBasedOptions
-from training.algorithms.off_policy import OffPolicyOptions, adam, bellman_target, descend
+from training.algorithms.off_policy import OffPolicyOptions, adam, bellman_target
 from training.config import TrainConfig
 from training.derivatives import likelihood_ratio
+from training.gradient_step import descend
 from training.model_gradients import Act, model_return
 from training.q_networks import QNetworks, polyak
 from training.ranges import Natural, Positive, UpToOne

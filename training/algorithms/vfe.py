@@ -28,9 +28,10 @@ from runtime.errors import GanglionError
 from training.agent.agent import Agent
 from training.agent.distributions import Categorical, Gaussian, SquashedGaussian
 from training.agent.situation import Situation
-from training.algorithms.off_policy import ActorCriticOptions, StepByStep, adam, bellman_target, descend
+from training.algorithms.off_policy import ActorCriticOptions, StepByStep, adam, bellman_target
 from training.config import TrainConfig
 from training.free_energy import FreeEnergyModel, LocalModel, WorldWeights
+from training.gradient_step import descend
 from training.preferences import preference_energy
 from training.q_networks import polyak
 from training.ranges import NonNegative

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from runtime.errors import GanglionError
 from training.agent.agent import Agent
@@ -27,6 +27,7 @@ from training.algorithms.on_policy import (
     with_shorter_rollouts,
 )
 from training.config import TrainConfig
+from training.gradient_step import descend
 from training.ranges import Count, Positive, Share
 from training.returns import step_weights, trajectory_weights
 from training.rollout import Rollout
@@ -67,8 +68,7 @@ class VPG(Algorithm[VPGOptions]):
 
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)
-        self.parameters = policy_parameters(agent)
-        self.optimizer = adam(self.parameters, self.options.learning_rate)
+        self.optimizer = adam(policy_parameters(agent), self.options.learning_rate)
         self.schedule = annealing(self.optimizer, config)
         self.critic = Critic(agent, self.options.value_learning_rate)
         self.parts = {"optimizer": self.optimizer, "schedule": self.schedule, "critic": self.critic.optimizer}
@@ -86,10 +86,7 @@ class VPG(Algorithm[VPGOptions]):
             log_prob = agent.distribution(batch.now.z, batch.now.gait).log_prob(batch.action)
             weight = self._importance(log_prob.detach(), batch.old_log_prob, rollout.done)
             loss = pseudo_loss(log_prob, weight * batch.advantage)
-            self.optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.parameters, 1.0)
-            self.optimizer.step()
+            descend(self.optimizer, loss, longest=1.0)
             losses.append(loss.item())
         self.schedule.step()
         return {

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.training.algorithms.replayed import GAMMA, make, make_batch, make_rollout, settings, weights
-from training.algorithms.off_policy import OffPolicy, StepByStep, adam, bellman_target, descend, minibatches
+from training.algorithms.off_policy import OffPolicy, StepByStep, adam, bellman_target, minibatches
+from training.gradient_step import descend
 from training.replay_buffer import FILE
 from training.trainer import Trainer, resume
 

@@ -25,7 +25,7 @@ from tests.training.algorithms.replayed import (
 from training.agent.distributions import Gaussian
 from training.agent.situation import Situation
 from training.algorithms.sac import soft_value, temperature_loss
-from training.gradient_step import AdamState, descend
+from training.gradient_step import AdamState
 from training.replay_buffer import Batch
 
 C, BETA, BEST = 2.0, 0.5, 0.3
@@ -125,14 +125,11 @@ def test_drawn_actions_carry_the_correction_of_the_tanh() -> None:
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-3)
 
 
-def plain_step(parameters: list[torch.Tensor], state: AdamState, loss: torch.Tensor) -> None:
-    """Adam's step, but for these `parameters` 0.1 times the gradient."""
-    if state.parameters[0] is not parameters[0]:
-        descend(state, loss)
-        return
-    gradients = torch.autograd.grad(loss, parameters)
+def plain_step(state: AdamState, loss: torch.Tensor) -> None:
+    """0.1 times the gradient."""
+    gradients = torch.autograd.grad(loss, state.parameters)
     with torch.no_grad():
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter, gradient in zip(state.parameters, gradients, strict=True):
             parameter -= 0.1 * gradient
 
 
@@ -154,7 +151,10 @@ def test_an_update_is_that_of_the_equations(monkeypatch: pytest.MonkeyPatch) -> 
         errors = algorithm.critics.q(batch.now, batch.action) - target
         critic_loss = errors[0].square().mean() + errors[1].square().mean()
     policy = algorithm.agent.policy
-    monkeypatch.setattr("training.algorithms.sac.descend", partial(plain_step, list(policy.parameters())))
+    first, adam = next(policy.parameters()), AdamState.descend
+    monkeypatch.setattr(
+        AdamState, "descend", lambda s, loss: (plain_step if s.parameters[0] is first else adam)(s, loss)
+    )
     start, before, log_ent_coef = weights(policy), weights(algorithm.target_critics), algorithm.log_ent_coef.item()
     losses = algorithm.learn(batch)
     moved = weights(policy) - start

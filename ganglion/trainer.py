@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from runtime.tables import evaluation_table
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
+
+_FIRST = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started, this is the one that speaks
 
 Tell = Callable[[str, int, int], None]
 """Takes what a progress bar says, the steps that are done, and all of them."""
@@ -108,13 +111,15 @@ def _learn(learn: Callable[[Tell], None], first: str, run: Path) -> int | None:
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=Console(stderr=True)) as bar:
+        with Progress(*columns, console=Console(stderr=True), disable=not _FIRST) as bar:
             task = bar.add_task(first, total=None)
             learn(lambda text, done, total: bar.update(task, description=text, completed=done, total=total))
     except Interrupted as interrupted:
-        show(f"{run} is {interrupted} and saved; go on with: ganglion train --resume {run}")
+        if _FIRST:
+            show(f"{run} is {interrupted} and saved; go on with: ganglion train --resume {run}")
         return 128 + interrupted.signum
-    show(f"{run} is trained; next: ganglion export {run} -o FILE.onnx")
+    if _FIRST:
+        show(f"{run} is trained; next: ganglion export {run} -o FILE.onnx")
     return None
 
 

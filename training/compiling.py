@@ -10,12 +10,17 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
+from training import learners
+
 F = TypeVar("F", bound=Callable[..., object])
 
 
 def compiled(function: F, wanted: bool) -> F:
-    """`function`, compiled when it is first called if that is `wanted` and can be done here; else as it is."""
-    if not wanted or shutil.which(os.environ.get("CXX", "g++")) is None:
+    """`function`, compiled when it is first called if that is `wanted` and can be done here; else as it is.
+
+    Several learners exchange gradients within it, which is not compiled.
+    """
+    if not wanted or learners.count() > 1 or shutil.which(os.environ.get("CXX", "g++")) is None:
         return function
     import torch._dynamo.config as tracing
 

@@ -24,12 +24,13 @@ import torch
 from torch import Tensor
 
 from runtime.errors import GanglionError
+from training import learners
 from training.agent import blocks
 from training.agent.agent import Agent, Belief, State
 from training.agent.inference import Prediction
 from training.agent.model import gaussian_energy
 from training.config import TrainConfig
-from training.gradient_step import follow
+from training.gradient_step import follow, parameters_of
 from training.local_learning import local_gradients, set_gradients
 from training.world_model import Sequences, WorldModel, amortization
 
@@ -130,6 +131,11 @@ class LocalModel(WorldModel):
     def __init__(self, config: TrainConfig, agent: Agent, state_entropy: bool) -> None:
         """Raises GanglionError for an agent whose model it cannot learn."""
         super().__init__(config, agent)
+        if learners.count() > 1:
+            raise GanglionError(
+                "local learning of the model is for one learner; start it without torchrun, or choose "
+                "--model-learning unrolled"
+            )
         method = config.agent.inference.method
         if method not in _REFINED:
             raise GanglionError(
@@ -182,4 +188,4 @@ class LocalModel(WorldModel):
         regressed = [*agent.encoder.parameters(), *agent.method.parameters()]
         for parameter, gradient in zip(regressed, torch.autograd.grad(loss, regressed, allow_unused=True)):
             parameter.grad = gradient
-        follow(self.optimizer, [p.grad for p in self.parameters], longest=1.0)
+        follow(self.optimizer, [p.grad for p in parameters_of(self.optimizer)], longest=1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -10,27 +10,29 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.adam import adam
 
+from training import learners
+
 
 def descend(optimizer: Optimizer, loss: Tensor, longest: float = 0.0) -> None:
     """One step down the gradient of `loss` (), computed for the optimizer's parameters alone.
 
-    All the gradient is shortened, where `longest` is not 0, to that Euclidean length.
+    It is the mean over all learners. All the gradient is shortened, where `longest` is not 0, to that Euclidean length.
     """
-    follow(optimizer, torch.autograd.grad(loss, _parameters(optimizer), allow_unused=True), longest)
+    follow(optimizer, torch.autograd.grad(loss, parameters_of(optimizer), allow_unused=True), longest)
 
 
 def follow(optimizer: Optimizer, gradients: Iterable[Tensor | None], longest: float = 0.0) -> None:
     """The step of `descend` for known gradients, in the order of the parameters; one that is None stays."""
-    parameters = _parameters(optimizer)
-    moved = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
-    known = [g for _, g in moved]
+    parameters = parameters_of(optimizer)
+    moved, known = zip(*((p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None))
     optimizer.zero_grad()
-    for (parameter, _), gradient in zip(moved, clipped(known, longest) if longest else known):
+    for parameter, gradient in zip(moved, clipped(learners.averaged(known), longest)):
         parameter.grad = gradient
     optimizer.step()
 
 
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """All that it steps, in its order."""
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
@@ -48,11 +50,10 @@ class AdamState(NamedTuple):
 
     def descend(self, loss: Tensor, longest: float = 0.0) -> None:
         """The step of the function `descend`, in place."""
-        gradients = torch.autograd.grad(loss, self.parameters)
+        gradients = learners.averaged(torch.autograd.grad(loss, self.parameters))
         with torch.no_grad():
             adam(
-                self.parameters, clipped(gradients, longest) if longest else list(gradients),
-                self.mean, self.square, [], self.steps,
+                self.parameters, clipped(gradients, longest), self.mean, self.square, [], self.steps,
                 foreach=False, fused=not torch.compiler.is_compiling(), amsgrad=False, beta1=0.9, beta2=0.999,
                 lr=self.learning_rate, weight_decay=0.0, eps=self.eps, maximize=False,
             )  # fmt: skip
@@ -70,8 +71,10 @@ def adam_state(optimizer: Adam) -> AdamState:
     return AdamState(list(group["params"]), mean, square, steps, group["lr"], group["eps"])
 
 
-def clipped(gradients: Sequence[Tensor], longest: float) -> list[Tensor]:
-    """All of them times the same factor, so that their common Euclidean length is at most `longest`."""
+def clipped(gradients: list[Tensor], longest: float) -> list[Tensor]:
+    """All of them times the same factor, so that their common Euclidean length is at most `longest`; 0 is no limit."""
+    if longest == 0.0:
+        return gradients
     length = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
     factor = (longest / (length + 1e-6)).clamp(max=1.0)
-    return list(torch._foreach_mul(list(gradients), factor))
+    return list(torch._foreach_mul(gradients, factor))

@@ -1,7 +1,8 @@
 """Experience that off-policy algorithms keep: transitions (s, a, r, s', terminated) in one ring of rows.
 
 With a folder the ring is a memory-mapped file that is allocated whole at the start. Experience then costs a checkpoint
-nothing, and a run that is killed at any time goes on with all of it: rows are written first, their count last.
+nothing, and a run that is killed at any time goes on with all of it: rows are written first, their count last. Each of
+several learners has a file of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from runtime.errors import GanglionError
+from training import learners
 from training.agent.situation import Situation
 from training.rollout import Rollout
 
@@ -145,9 +147,11 @@ class ReplayBuffer:
 
 def _mapped(folder: Path, sizes: list[int], width: int) -> tuple[np.ndarray, Tensor]:
     """Counts (2,) int64 and rows (capacity, width) float32 of the file in `folder`, which is made if there is none."""
-    path, capacity = folder / FILE, sizes[1]
+    path, capacity = folder / file_of(learners.rank()), sizes[1]
     header = _HEADER * 8
     size = header + capacity * width * 4
+    if not path.exists() and (folder / FILE).exists():
+        _copy(folder / FILE, path)
     if not path.exists():
         _allocate(path, size, np.array([*sizes, 0, 0], dtype=np.int64).tobytes())
     found = path.stat().st_size
@@ -159,6 +163,22 @@ def _mapped(folder: Path, sizes: list[int], width: int) -> tuple[np.ndarray, Ten
     counts = np.frombuffer(memory, dtype=np.int64, count=2, offset=8 * len(sizes))
     rows = np.frombuffer(memory, dtype=np.float32, offset=header).reshape(capacity, width)
     return counts, torch.from_numpy(rows)
+
+
+def file_of(rank: int) -> str:
+    """Name of the file with a learner's experience."""
+    return f"replay-{rank}.bin" if rank else FILE
+
+
+def _copy(first: Path, path: Path) -> None:
+    """A learner that joins a run begins with the experience of the first one. Raises GanglionError on a full disk."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        shutil.copyfile(first, temporary)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise GanglionError(f"cannot copy {first} for another learner ({error.strerror}); free some space") from error
+    temporary.replace(path)
 
 
 def _mismatch(path: Path, found: list[int], expected: list[int], size: int, right: int) -> str:

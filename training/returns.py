@@ -17,6 +17,8 @@ import math
 import torch
 from torch import Tensor
 
+from training import learners
+
 
 def td_error(reward: Tensor, value: Tensor, following: Tensor, terminated: Tensor, gamma: float) -> Tensor:
     """Delta = r + gamma (1 - terminated) V' - V."""
@@ -131,7 +133,7 @@ def _tail(lam: float, i: int, window: Tensor) -> Tensor:
 
 def best_baseline(squared_score: Tensor, returns: Tensor) -> Tensor:
     """The constant b* = E[g^2 R] / E[g^2] that gives g (R - b) the least variance, g the score (004)."""
-    return (squared_score * returns).mean() / squared_score.mean()
+    return learners.mean((squared_score * returns).mean()) / learners.mean(squared_score.mean())
 
 
 def step_weights(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from runtime.contract import Layout
 from sim.tasks import task_class
 from sim.vector import VectorEnv
+from training import learners
 from training.agent.agent import Agent, State
 from training.agent.situation import Situation, stack
 from training.augment import SensorDropout
@@ -69,12 +70,15 @@ class Collector:
     """Keeps the environments, the beliefs and the failures between rollouts."""
 
     def __init__(self, config: TrainConfig, agent: Agent, steps: int = 0) -> None:
-        """`steps` already trained make the draws of a resumed run new ones."""
+        """`steps` already trained make the draws of a resumed run new ones; those of each learner are its own."""
         task = task_class(config.task)
         worlds = [task.world(name) for name in config.simulated_worlds()]
         self.config, self.agent = config, agent
-        self.env = VectorEnv(config.task, config.num_envs, config.workers, config.seed + steps, worlds)
-        self._rng = np.random.default_rng([config.seed, steps, 1])
+        own = learners.rank() * learners.APART
+        self.env = VectorEnv(config.task, config.num_envs, config.workers, config.seed + steps + own, worlds)
+        self._rng = np.random.default_rng([config.seed, steps, 1 + own])
+        together = [config.seed, steps, 0]  # the same of all learners, so that their batches are of equal sizes
+        self._step_rng = np.random.default_rng(together) if learners.count() > 1 else self._rng
         self._dropout = SensorDropout(task.observations, config.num_envs, self._rng, config.augmentation)
         n = config.num_envs
         self._layout = Layout(task.observations, task.action)
@@ -101,7 +105,7 @@ class Collector:
         Raises GanglionError if an action is not finite.
         """
         c, agent = self.config, self.agent
-        steps = torch.as_tensor(self._rng.choice(c.refine, c.num_envs))
+        steps = torch.as_tensor(self._step_rng.choice(c.refine, c.num_envs))
         starts: list[State] = []
         situations: list[Situation] = []
         finals: list[tuple[int, Tensor, Situation]] = []

@@ -1,4 +1,7 @@
-"""The training loop: collect, learn to act, learn the model, judge, log, checkpoint."""
+"""The training loop: collect, learn to act, learn the model, judge, log, checkpoint.
+
+Of several learners (see `training.learners`) each collects and learns; the first one judges, logs and writes.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,12 @@ import numpy as np
 import torch
 
 from runtime.errors import GanglionError
+from training import learners
 from training.algorithms import algorithm_class
 from training.checkpoint import (
     BEST,
     CHECKPOINT,
+    CONFIG,
     build_agent,
     load_agent,
     load_checkpoint,
@@ -72,8 +77,9 @@ class Trainer:
                     self._take_policy(Path(config.start))
                 self._best = -math.inf
                 self.algorithm.open(run)
-                self.save()  # before the settings, which make the folder a run
-                save_config(run, config)
+                if learners.rank() == 0:
+                    self.save()  # before the settings, which make the folder a run
+                    save_config(run, config)
 
     def _load(self, state: dict[str, Any]) -> None:
         try:
@@ -129,15 +135,19 @@ class Trainer:
         Ctrl-C and SIGTERM end it after the update that they come in, saved, with Interrupted. Raises GanglionError if
         something is not finite, or cannot be written: the last checkpoint is whole then.
         """
-        c = self.config
+        c, first_of_all = self.config, learners.rank() == 0
         with ExitStack() as stack:
             stack.enter_context(on_device(self.device))
             interrupts = stack.enter_context(Interrupts())
-            log = stack.enter_context(closing(ProgressLog(self.run, self.steps, c.log_every)))
+            if not first_of_all:
+                torch.manual_seed(c.seed + self.steps + learners.rank() * learners.APART)
+            log = evaluator = None
+            if first_of_all:
+                log = stack.enter_context(closing(ProgressLog(self.run, self.steps, c.log_every)))
+                if c.eval_every:
+                    judge = Evaluator(c.task, c.eval_episodes, workers=c.workers)
+                    evaluator = stack.enter_context(closing(judge))
             collector = stack.enter_context(closing(Collector(c, self.agent, self.steps)))
-            evaluator = Evaluator(c.task, c.eval_episodes, workers=c.workers) if c.eval_every else None
-            if evaluator is not None:
-                stack.enter_context(closing(evaluator))
             started, first = time.monotonic(), self.steps
             while self.steps < c.steps:
                 before = self.steps
@@ -147,11 +157,12 @@ class Trainer:
                     evaluation = self._evaluate(evaluator)
                     logs |= evaluation.logs()
                 status = self._status(collector, (self.steps - first) / (time.monotonic() - started), evaluation)
-                log.add(self.steps, logs | collector.logs() | {"time/fps": status.steps_per_s})
+                if log is not None:
+                    log.add(self.steps, logs | {"time/fps": status.steps_per_s})
                 if report:
                     report(status)
-                signum = interrupts.signum
-                if signum or self._passed(c.checkpoint_every, before):
+                signum = max(learners.everyone(interrupts.signum))
+                if log is not None and (signum or self._passed(c.checkpoint_every, before)):
                     log.flush()
                     self.save()
                 if signum:
@@ -180,7 +191,7 @@ class Trainer:
     def _update(self, collector: Collector) -> dict[str, float]:
         config = self.config
         rollout = collector.collect(self.algorithm.explore, self.algorithm.watch)
-        self.steps += config.num_envs * config.horizon
+        self.steps += config.num_envs * config.horizon * learners.count()
         logs: dict[str, float] = {}
         torch.set_num_threads(config.learning_threads)
         if self.steps > config.model_only_steps:  # before the model moves what the policy reads
@@ -188,6 +199,7 @@ class Trainer:
             self._bound_noise(self.steps / config.steps)
         logs |= self.world_model.update(rollout, self.steps / config.steps)
         torch.set_num_threads(1)
+        logs = means(learners.everyone(logs | collector.logs()))
         bad = [name for name, value in logs.items() if not math.isfinite(value)]
         if bad:
             raise DivergedError(
@@ -197,16 +209,26 @@ class Trainer:
         return logs
 
 
+def means(logs: list[dict[str, float]]) -> dict[str, float]:
+    """Of what each learner logged: the mean of a quantity over those that have it."""
+    names = dict.fromkeys(name for one in logs for name in one)
+    return {name: float(np.mean([one[name] for one in logs if name in one])) for name in names}
+
+
 def best_return(run: Path) -> float:
     """Mean return of the run's best evaluation; minus infinity before the first one."""
     return float(load_checkpoint(run, BEST)["episode_return"]) if (run / BEST).exists() else -math.inf
 
 
 def train(config: TrainConfig, run: Path, report: Callable[[Status], None] | None = None) -> None:
-    """Train a new agent into the folder `run`. Raises GanglionError if the folder holds a run already."""
-    if (run / "config.json").exists():
-        raise GanglionError(f"{run} already holds a run; give another folder, or continue it with --resume {run}")
-    Trainer(config, run, resume=False).fit(report)
+    """Train a new agent into the folder `run`, with all learners that torchrun started.
+
+    Raises GanglionError if the folder holds a run already.
+    """
+    with learners.joined():
+        if any(learners.everyone((run / CONFIG).exists())):
+            raise GanglionError(f"{run} already holds a run; give another folder, or continue it with --resume {run}")
+        Trainer(config, run, resume=False).fit(report)
 
 
 def resume(
@@ -214,19 +236,25 @@ def resume(
 ) -> None:
     """Continue a run with its own settings, or to another number of `steps`, or on another `device`.
 
+    There may be more learners than before, or fewer: each has all of the settings' simulations.
+
     Raises GanglionError if it cannot be loaded, or is finished.
     """
     config = load_config(run)
     if not isinstance(config, TrainConfig):
         raise GanglionError(f"{run} learns from bags, not in simulation")
     config = replace(config, steps=config.steps if steps is None else steps, device=device or config.device)
-    trainer = Trainer(config, run, resume=True)
-    if trainer.steps >= config.steps:
-        raise GanglionError(
-            f"{run} is finished: {trainer.steps} of {config.steps} steps; to go on, give it more: "
-            f"ganglion train --resume {run} --steps {2 * trainer.steps}"
-        )
-    save_config(run, config)
-    for stale in run.glob("*.tmp"):  # of writes that a kill cut off
-        stale.unlink()
-    trainer.fit(report)
+    with learners.joined():
+        if learners.rank() == 0:
+            for stale in run.glob("*.tmp"):  # of writes that a kill cut off
+                stale.unlink()
+        learners.everyone(None)
+        trainer = Trainer(config, run, resume=True)
+        if trainer.steps >= config.steps:
+            raise GanglionError(
+                f"{run} is finished: {trainer.steps} of {config.steps} steps; to go on, give it more: "
+                f"ganglion train --resume {run} --steps {2 * trainer.steps}"
+            )
+        if learners.rank() == 0:
+            save_config(run, config)
+        trainer.fit(report)

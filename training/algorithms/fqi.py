@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
 from runtime.errors import GanglionError
+from training import learners
 from training.agent.agent import Agent
 from training.agent.situation import Situation
 from training.algorithms.off_policy import CriticOptions, OffPolicy, adam, bellman_target, minibatches
@@ -72,7 +73,8 @@ def climb(q: Callable[[Tensor], Tensor], starts: Tensor, steps: int) -> Tensor:
     action = starts.clone().requires_grad_()
     optimizer = torch.optim.Rprop([action], lr=_FIRST_STEP, step_sizes=_STEPS, maximize=True)
     for _ in range(steps):
-        descend(optimizer, q(action).sum())
+        (action.grad,) = torch.autograd.grad(q(action).sum(), [action])
+        optimizer.step()
         with torch.no_grad():
             action.clamp_(-1.0, 1.0)
     with torch.no_grad():
@@ -146,7 +148,7 @@ class FQI(OffPolicy[FQIOptions]):
         for _ in range(o.iterations):
             change, error = self.iterate(points, max(1, round(steps / o.iterations)))
             yield {"q_change": change, "actor_error": error}
-            if converged(change.item(), error.item(), o.tolerance):
+            if converged(learners.mean(change).item(), learners.mean(error).item(), o.tolerance):
                 break
 
     def iterate(self, points: Batch, steps: int) -> tuple[Tensor, Tensor]:

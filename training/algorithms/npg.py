@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
+from training import learners
 from training.agent.agent import Agent
 from training.algorithms.base import Algorithm
 from training.algorithms.on_policy import (
@@ -74,8 +75,9 @@ class NPG(Algorithm[NPGOptions]):
         o, agent = self.options, self.agent
         batch = make_batch(agent, rollout, o, self.config.gamma)
         gain, kl = surrogate(agent, batch)
-        product = fisher_product(kl, self.parameters, o.cg_damping)
-        step = natural_step(product, flat_gradient(gain, self.parameters), o.target_kl, o.cg_steps)
+        fisher = fisher_product(kl, self.parameters, o.cg_damping)
+        gradient = learners.mean(flat_gradient(gain, self.parameters))
+        step = natural_step(lambda vector: learners.mean(fisher(vector)), gradient, o.target_kl, o.cg_steps)
         logs = self.take(step, batch)
         return {
             "train/policy_loss": -surrogate(agent, batch)[0].item(),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
+from training import learners
 from training.agent.agent import Agent
 from training.agent.situation import Situation
 from training.algorithms.base import Algorithm
@@ -91,7 +92,7 @@ class OffPolicy(Algorithm[P]):
         return replace(short, checkpoint_every=20_000, log_every=1_000)
 
     def _make_buffer(self, folder: Path | None) -> ReplayBuffer:
-        agent, seed = self.agent, self.config.seed
+        agent, seed = self.agent, self.config.seed + learners.rank() * learners.APART
         discrete = agent.config.head == "categorical"
         sizes = agent.model.size, agent.observation_size, agent.action_size
         return ReplayBuffer(self.options.buffer_size, *sizes, discrete, seed, folder)
@@ -147,7 +148,8 @@ class OffPolicy(Algorithm[P]):
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        self.buffer.restore(state["buffer"])
+        if learners.rank() == 0:  # the others draw as they like
+            self.buffer.restore(state["buffer"])
 
 
 class StepByStep(OffPolicy[P]):

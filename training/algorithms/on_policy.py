@@ -18,6 +18,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from runtime.errors import GanglionError
+from training import learners
 from training.agent.agent import Agent
 from training.agent.distributions import Distribution
 from training.agent.situation import Situation
@@ -91,7 +92,7 @@ def adam(parameters: Iterable[Tensor], learning_rate: float) -> Adam:
 
 def annealing(optimizer: Optimizer, config: TrainConfig) -> LambdaLR:
     """Lets the step size fall in a straight line to a twentieth at the end of the run; `step` it after every update."""
-    updates = max(config.steps // (config.num_envs * config.horizon), 1)
+    updates = max(config.steps // (config.num_envs * config.horizon * learners.count()), 1)
     return LambdaLR(optimizer, lambda update: max(1.0 - update / updates, 0.05))
 
 
@@ -119,8 +120,11 @@ def estimated_advantage(
 
 
 def normalised(advantage: Tensor) -> Tensor:
-    """To zero mean and unit variance."""
-    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    """To zero mean and unit variance, over all learners."""
+    centred = advantage - learners.mean(advantage.mean())
+    rows = advantage.numel() * learners.count()
+    variance = learners.mean(centred.square().mean()) * rows / (rows - 1)
+    return centred / (variance.sqrt() + 1e-8)
 
 
 def pseudo_loss(log_prob: Tensor, weight: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from training import learners
 from training.agent.agent import Agent
 from training.algorithms.base import Algorithm
 from training.algorithms.on_policy import (
@@ -118,7 +119,8 @@ class PPO(Algorithm[PPOOptions]):
         names = ("train/policy_loss", "train/value_loss", "train/clip_fraction")
         means = {n: torch.stack(c).mean().item() for n, c in zip(names, zip(*logs, strict=True), strict=True)}
         changes = policy_logs(self.agent, batch)
-        self.multiplier = dual_ascent(self.multiplier, changes["train/approx_kl"], o.target_kl, o.kl_dual_rate)
+        divergence = learners.mean(torch.tensor(changes["train/approx_kl"])).item()
+        self.multiplier = dual_ascent(self.multiplier, divergence, o.target_kl, o.kl_dual_rate)
         return {
             **means,
             **changes,
@@ -140,7 +142,7 @@ class PPO(Algorithm[PPOOptions]):
         if o.target_kl > 0.0 or o.kl_dual_rate > 0.0:
             kl = batch.old.kl(distribution).mean()
             if o.target_kl > 0.0:
-                learning_rate = following(learning_rate, kl.detach(), o.target_kl)
+                learning_rate = following(learning_rate, learners.mean(kl.detach()), o.target_kl)
             if o.kl_dual_rate > 0.0:
                 loss = loss + multiplier * kl
         state._replace(learning_rate=learning_rate).descend(loss, o.max_grad_norm)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from training import learners
 from training.agent.agent import Agent
 from training.agent.situation import Situation
 from training.algorithms.base import Algorithm
@@ -107,7 +108,8 @@ class Reinforce(Algorithm[ReinforceOptions]):
         if o.baseline:
             weight = weight - best_baseline(squared_scores(agent, situation, action), weight)
         distribution = agent.distribution(situation.z, situation.gait)
-        loss = pseudo_loss(distribution.log_prob(action), weight / (weight.square().mean().sqrt() + 1e-8))
+        size = learners.mean(weight.square().mean()).sqrt()
+        loss = pseudo_loss(distribution.log_prob(action), weight / (size + 1e-8))
         descend(self.optimizer, loss, longest=1.0)
         self.schedule.step()
         return {

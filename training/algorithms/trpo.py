@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
+from training import learners
 from training.algorithms.npg import NPG, NPGOptions, surrogate
 from training.algorithms.on_policy import Batch
 from training.natural_gradient import put
@@ -53,12 +54,12 @@ class TRPO(NPG):
         """Move the policy's parameters by the largest share of `step` (P,) that is good."""
         o = self.options
         with torch.no_grad():
-            start, before = parameters_to_vector(self.parameters), surrogate(self.agent, batch)[0]
+            start, before = parameters_to_vector(self.parameters), learners.mean(surrogate(self.agent, batch)[0])
 
         @torch.no_grad()
         def judge(share: float) -> tuple[float, float]:
             put(self.parameters, start + share * step)
-            gain, kl = surrogate(self.agent, batch)
+            gain, kl = (learners.mean(part) for part in surrogate(self.agent, batch))
             return float(gain - before), float(kl)
 
         share = backtracked(judge, o.target_kl, o.line_search_steps, o.line_search_shrinking)

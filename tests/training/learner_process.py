@@ -23,7 +23,7 @@ from training.replay_buffer import Batch
 from training.rollout import Rollout
 
 UPDATES, SHARES = 10, 2
-OFF_POLICY = ("ddpg", "td3", "sac")
+OFF_POLICY = ("ddpg", "td3", "sac", "offpac", "svg", "bpo", "vfe")
 
 
 def share(rollout: Rollout, index: int) -> Rollout:

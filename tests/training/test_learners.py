@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.training import learner_process
 from training import learners
 from training.checkpoint import load_checkpoint
 from training.progress import STEPS, read_progress
@@ -21,7 +22,7 @@ from training.trainer import means
 
 ROOT = Path(__file__).parents[2]
 ON_POLICY = ["a2c", "vpg", "reinforce", "npg", "trpo", "ppo"]
-OFF_POLICY = ["ddpg", "td3", "sac"]
+OFF_POLICY = list(learner_process.OFF_POLICY)
 TINY = (
     "cartpole --num-envs 2 --workers 1 --horizon 16 --sequence 16 --overshoot 0 --model-only-steps 0 "
     "--agent.hidden 8 --device cpu --log-every 1 --checkpoint-every 64 --eval-every 0 "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,20 @@ from training.agent.situation import Situation, stack
 from training.augment import SensorDropout
 from training.config import TrainConfig
 from training.errors import DivergedError
+
+
+class Episodes(NamedTuple):
+    """What came of E episodes that have ended."""
+
+    returned: np.ndarray
+    """Sum of rewards (E,)."""
+    length: np.ndarray
+    """Ticks (E,)."""
+    success: np.ndarray
+    """The task's verdict (E,), 0 or 1."""
+
+
+NO_EPISODES = Episodes(np.empty(0), np.empty(0), np.empty(0))
 
 
 @dataclass
@@ -48,6 +63,8 @@ class Rollout:
     """(T, N), one where the episode truly ended."""
     done: Tensor
     """(T, N), one where it ended, also by a time limit."""
+    episodes: Episodes = NO_EPISODES
+    """Those that ended in it."""
 
     @property
     def x(self) -> Tensor:
@@ -66,15 +83,66 @@ def require_finite(action: Tensor) -> None:
         raise DivergedError("training diverged: the policy's action is not finite; resume with smaller steps")
 
 
+def all_of(episodes: list[Episodes]) -> Episodes:
+    """One after the other."""
+    return Episodes(*map(np.concatenate, zip(*episodes))) if episodes else NO_EPISODES
+
+
+class LastEpisodes:
+    """The last hundred."""
+
+    def __init__(self) -> None:
+        self.returned: deque[float] = deque(maxlen=100)
+        self.length: deque[float] = deque(maxlen=100)
+        self.success: deque[float] = deque(maxlen=100)
+
+    def add(self, episodes: Episodes) -> None:
+        """They have just ended."""
+        for kept, new in zip((self.returned, self.length, self.success), episodes):
+            kept.extend(new.tolist())
+
+    def logs(self) -> dict[str, float]:
+        """Means, by TensorBoard's tag; none before the first one ends."""
+        if not self.returned:
+            return {}
+        return {
+            "rollout/ep_rew_mean": float(np.mean(self.returned)),
+            "rollout/ep_len_mean": float(np.mean(self.length)),
+            "rollout/success_rate": float(np.mean(self.success)),
+        }
+
+
+def side_by_side(rollouts: list[Rollout]) -> Rollout:
+    """Those of other environments over the same ticks, as one; the environments in the order of the rollouts."""
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(r, name) for r in rollouts], 1)
+
+    def situation(name: str) -> Situation:
+        parts = zip(*(getattr(r, name) for r in rollouts))
+        return Situation(*(None if part[0] is None else torch.cat(part, 1) for part in parts))  # type: ignore[arg-type]
+
+    starts = [
+        {name: torch.cat([state[name] for state in states]) for name in states[0]}
+        for states in zip(*(r.starts for r in rollouts))
+    ]
+    names = ("mask", "previous_action", "first", "action", "reward", "terminated", "done")
+    steps = torch.cat([r.steps for r in rollouts])
+    return Rollout(
+        starts=starts, steps=steps, now=situation("now"), after=situation("after"),
+        episodes=all_of([r.episodes for r in rollouts]), **{n: joined(n) for n in names},
+    )  # fmt: skip
+
+
 class Collector:
     """Keeps the environments, the beliefs and the failures between rollouts."""
 
-    def __init__(self, config: TrainConfig, agent: Agent, steps: int = 0) -> None:
-        """`steps` already trained make the draws of a resumed run new ones; those of each learner are its own."""
+    def __init__(self, config: TrainConfig, agent: Agent, steps: int = 0, index: int = 0) -> None:
+        """`steps` already trained make the draws of a resumed run new ones; those of each `index` are its own."""
         task = task_class(config.task)
         worlds = [task.world(name) for name in config.simulated_worlds()]
         self.config, self.agent = config, agent
-        own = learners.rank() * learners.APART
+        own = (learners.rank() + index) * learners.APART
         self.env = VectorEnv(config.task, config.num_envs, config.workers, config.seed + steps + own, worlds)
         self._rng = np.random.default_rng([config.seed, steps, 1 + own])
         together = [config.seed, steps, 0]  # the same of all learners, so that their batches are of equal sizes
@@ -88,9 +156,6 @@ class Collector:
         self._first = torch.ones(n)
         self._return = np.zeros(n)
         self._length = np.zeros(n)
-        self.episode_return: deque[float] = deque(maxlen=100)
-        self.episode_length: deque[float] = deque(maxlen=100)
-        self.success: deque[float] = deque(maxlen=100)
 
     @torch.no_grad()
     def collect(
@@ -109,6 +174,7 @@ class Collector:
         starts: list[State] = []
         situations: list[Situation] = []
         finals: list[tuple[int, Tensor, Situation]] = []
+        ended: list[Episodes] = []
         rows: dict[str, list[Tensor]] = {
             k: [] for k in ("mask", "previous_action", "first", "action", "reward", "terminated", "done")
         }
@@ -136,10 +202,13 @@ class Collector:
                 where = torch.as_tensor(cut).nonzero().squeeze(1)
                 finals.append((tick, where, self._final(where, info["final_obs"], state, executed, steps)))
             done = terminated | truncated
-            self._record_episodes(reward, done, info["success"])
+            self._return += reward
+            self._length += 1
             self._first = torch.as_tensor(done, dtype=torch.float32)
             self._state, self._previous = state, executed
             if done.any():
+                ended.append(Episodes(self._return[done], self._length[done], info["success"][done].astype(float)))
+                self._return[done] = self._length[done] = 0.0
                 self._dropout.restart(done)
                 self._state = agent.restarted(state, self._first)
                 self._previous = executed * (1.0 - self._first)[:, None]
@@ -154,7 +223,8 @@ class Collector:
                 if part is not None and value is not None:
                     part[tick, where] = value
         stacked = {name: torch.stack(values) for name, values in rows.items()}
-        return Rollout(starts=starts, steps=steps, now=stack(situations), after=after, **stacked)
+        situation = stack(situations)
+        return Rollout(starts=starts, steps=steps, now=situation, after=after, episodes=all_of(ended), **stacked)
 
     def _final(self, where: Tensor, final: np.ndarray, state: State, executed: Tensor, steps: Tensor) -> Situation:
         """Of the environments `where`, whose episodes a time limit cut at the observation `final`."""
@@ -162,25 +232,6 @@ class Collector:
         before = {name: value[where] for name, value in state.items()}
         reached = self.agent.track(x, torch.ones_like(x), executed[where], before, steps[where])
         return Situation(reached["z"], x, reached.get("gait"))
-
-    def _record_episodes(self, reward: np.ndarray, done: np.ndarray, success: np.ndarray) -> None:
-        self._return += reward
-        self._length += 1
-        self.episode_return.extend(self._return[done])
-        self.episode_length.extend(self._length[done])
-        self.success.extend(success[done].astype(float))
-        self._return[done] = 0.0
-        self._length[done] = 0.0
-
-    def logs(self) -> dict[str, float]:
-        """Means over the last 100 episodes, by TensorBoard's tag; none before the first one ends."""
-        if not self.episode_return:
-            return {}
-        return {
-            "rollout/ep_rew_mean": float(np.mean(self.episode_return)),
-            "rollout/ep_len_mean": float(np.mean(self.episode_length)),
-            "rollout/success_rate": float(np.mean(self.success)),
-        }
 
     def close(self) -> None:
         """End the simulations."""

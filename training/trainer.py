@@ -37,7 +37,7 @@ from training.errors import DivergedError
 from training.evaluation import Evaluation, Evaluator
 from training.interrupts import Interrupted, Interrupts
 from training.progress import ProgressLog
-from training.rollout import Collector
+from training.rollout import Collector, LastEpisodes
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Trainer:
         torch.set_num_threads(1)  # the matrices are small, and the simulations need the other cores
         self.config, self.run = config, run
         self.steps = 0
+        self.episodes = LastEpisodes()
         with on_device(self.device):
             self.agent = build_agent(config)
             self.algorithm = kind(config, self.agent)
@@ -156,7 +157,7 @@ class Trainer:
                 if evaluator is not None and self._passed(c.eval_every, before):
                     evaluation = self._evaluate(evaluator)
                     logs |= evaluation.logs()
-                status = self._status(collector, (self.steps - first) / (time.monotonic() - started), evaluation)
+                status = self._status((self.steps - first) / (time.monotonic() - started), evaluation)
                 if log is not None:
                     log.add(self.steps, logs | {"time/fps": status.steps_per_s})
                 if report:
@@ -172,11 +173,11 @@ class Trainer:
         """Whether the update that began at step `before` passed a multiple of `every` steps, or is the last."""
         return self.steps // every > before // every or self.steps >= self.config.steps
 
-    def _status(self, collector: Collector, speed: float, evaluation: Evaluation | None) -> Status:
+    def _status(self, speed: float, evaluation: Evaluation | None) -> Status:
         def mean(values: Any) -> float:
             return float(np.mean(values)) if values else math.nan
 
-        returned, solved = mean(collector.episode_return), mean(collector.success)
+        returned, solved = mean(self.episodes.returned), mean(self.episodes.success)
         return Status(self.steps, self.config.steps, speed, returned, solved, evaluation)
 
     def _evaluate(self, evaluator: Evaluator) -> Evaluation:
@@ -191,7 +192,8 @@ class Trainer:
     def _update(self, collector: Collector) -> dict[str, float]:
         config = self.config
         rollout = collector.collect(self.algorithm.explore, self.algorithm.watch)
-        self.steps += config.num_envs * config.horizon * learners.count()
+        self.episodes.add(rollout.episodes)
+        self.steps += rollout.reward.numel() * learners.count()
         logs: dict[str, float] = {}
         torch.set_num_threads(config.learning_threads)
         if self.steps > config.model_only_steps:  # before the model moves what the policy reads
@@ -199,7 +201,7 @@ class Trainer:
             self._bound_noise(self.steps / config.steps)
         logs |= self.world_model.update(rollout, self.steps / config.steps)
         torch.set_num_threads(1)
-        logs = means(learners.everyone(logs | collector.logs()))
+        logs = means(learners.everyone(logs | self.episodes.logs()))
         bad = [name for name, value in logs.items() if not math.isfinite(value)]
         if bad:
             raise DivergedError(

@@ -33,7 +33,7 @@ class A2COptions(AdvantageOptions):
 
     gae_lambda: Share = 0.97
     """Trace of gae and truncated: 0 trusts the critic (TD(0)), 1 the rewards."""
-    learning_rate: Positive = 5e-3
+    learning_rate: Positive = 3e-3
     """Start of Adam's step size, which falls to nearly none at the end."""
     value_weight: NonNegative = 1.0
     """Weight of the critic's loss."""
@@ -57,8 +57,8 @@ class A2C(Algorithm[A2COptions]):
 
     @classmethod
     def adapt(cls, config: TrainConfig) -> TrainConfig:
-        """Rollouts as short as a sequence of the model."""
-        return replace(config, horizon=config.sequence)
+        """Few simulations, and rollouts as short as a sequence of the model: many small updates, for twice the steps."""
+        return replace(config, num_envs=16, horizon=config.sequence, steps=2 * config.steps)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns what is worth logging."""

@@ -9,6 +9,7 @@ EXTRAS = {
     "video": ("PIL", "imageio_ffmpeg"),
     "train": ("torch", "tensorboard"),
     "sweep": ("optuna",),
+    "scale": ("ray",),
     "export": ("onnx", "onnxscript"),
     "replay": ("rosbags", "zstandard", "lz4"),
     "sign": ("cryptography",),

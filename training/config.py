@@ -77,6 +77,11 @@ class TrainConfig:
     with 1, every update is one."""
     device: str = "auto"
     """Where the agent computes and learns: cpu, cuda or mps; auto is a GPU where there is one."""
+    cluster: str = ""
+    """Ray cluster whose actors simulate: host:port of its head, auto for the one that this machine belongs to, or local
+    to start one here; none if empty, and `workers` simulate."""
+    actors: Count = 2
+    """Actors on the cluster, which share the simulations."""
     learning_threads: Count = 1
     """Threads of torch while the agent learns on a CPU: more help large networks on cores that have nothing else to do,
     and round differently."""

@@ -11,14 +11,16 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from runtime.errors import GanglionError
 from training import learners
+from training.agent.agent import Agent
 from training.algorithms import algorithm_class
+from training.algorithms.base import Algorithm
 from training.checkpoint import (
     BEST,
     CHECKPOINT,
@@ -37,7 +39,10 @@ from training.errors import DivergedError
 from training.evaluation import Evaluation, Evaluator
 from training.interrupts import Interrupted, Interrupts
 from training.progress import ProgressLog
-from training.rollout import Collector, LastEpisodes
+from training.rollout import Collector, LastEpisodes, Rollout
+
+if TYPE_CHECKING:
+    from training.cluster import ClusterCollector
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,25 @@ class Status:
     success_rate: float
     evaluation: Evaluation | None = None
     """Of the deployed action, after the updates that it follows."""
+
+
+class LocalCollector:
+    """Collects in this process and its workers."""
+
+    def __init__(self, config: TrainConfig, agent: Agent, algorithm: Algorithm[Any], steps: int) -> None:
+        self._collector, self._algorithm = Collector(config, agent, steps), algorithm
+
+    def collect(self) -> Rollout:
+        """What to learn from next."""
+        return self._collector.collect(self._algorithm.explore, self._algorithm.watch)
+
+    def logs(self) -> dict[str, float]:
+        """Nothing."""
+        return {}
+
+    def close(self) -> None:
+        """End the simulations."""
+        self._collector.close()
 
 
 class Trainer:
@@ -139,7 +163,8 @@ class Trainer:
         c, first_of_all = self.config, learners.rank() == 0
         with ExitStack() as stack:
             stack.enter_context(on_device(self.device))
-            interrupts = stack.enter_context(Interrupts())
+            collector = stack.enter_context(closing(self._collector()))
+            interrupts = stack.enter_context(Interrupts())  # after Ray's own handlers
             if not first_of_all:
                 torch.manual_seed(c.seed + self.steps + learners.rank() * learners.APART)
             log = evaluator = None
@@ -148,7 +173,6 @@ class Trainer:
                 if c.eval_every:
                     judge = Evaluator(c.task, c.eval_episodes, workers=c.workers)
                     evaluator = stack.enter_context(closing(judge))
-            collector = stack.enter_context(closing(Collector(c, self.agent, self.steps)))
             started, first = time.monotonic(), self.steps
             while self.steps < c.steps:
                 before = self.steps
@@ -168,6 +192,17 @@ class Trainer:
                     self.save()
                 if signum:
                     raise Interrupted(signum)
+
+    def _collector(self) -> LocalCollector | ClusterCollector:
+        if not self.config.cluster:
+            return LocalCollector(self.config, self.agent, self.algorithm, self.steps)
+        if learners.count() > 1:
+            raise GanglionError(
+                "a run has several learners or a cluster, not both; leave one of torchrun and --cluster"
+            )
+        from training.cluster import ClusterCollector
+
+        return ClusterCollector(self.config, self.agent, self.algorithm, self.steps)
 
     def _passed(self, every: int, before: int) -> bool:
         """Whether the update that began at step `before` passed a multiple of `every` steps, or is the last."""
@@ -189,9 +224,9 @@ class Trainer:
             save_tensors(self.run / BEST, state)
         return evaluation
 
-    def _update(self, collector: Collector) -> dict[str, float]:
+    def _update(self, collector: LocalCollector | ClusterCollector) -> dict[str, float]:
         config = self.config
-        rollout = collector.collect(self.algorithm.explore, self.algorithm.watch)
+        rollout = collector.collect()
         self.episodes.add(rollout.episodes)
         self.steps += rollout.reward.numel() * learners.count()
         logs: dict[str, float] = {}
@@ -201,7 +236,7 @@ class Trainer:
             self._bound_noise(self.steps / config.steps)
         logs |= self.world_model.update(rollout, self.steps / config.steps)
         torch.set_num_threads(1)
-        logs = means(learners.everyone(logs | self.episodes.logs()))
+        logs = means(learners.everyone(logs | collector.logs() | self.episodes.logs()))
         bad = [name for name, value in logs.items() if not math.isfinite(value)]
         if bad:
             raise DivergedError(

@@ -37,7 +37,7 @@ class A2COptions(AdvantageOptions):
     """Start of Adam's step size, which falls to nearly none at the end."""
     value_weight: NonNegative = 1.0
     """Weight of the critic's loss."""
-    entropy: NonNegative = 0.0
+    entropy: NonNegative = 3e-3
     """Weight of the entropy bonus."""
 
 
@@ -57,7 +57,7 @@ class A2C(Algorithm[A2COptions]):
 
     @classmethod
     def adapt(cls, config: TrainConfig) -> TrainConfig:
-        """Few simulations, and rollouts as short as a sequence of the model: many small updates, for twice the steps."""
+        """Few simulations, rollouts as short as a sequence of the model, so many small updates; twice the steps."""
         return replace(config, num_envs=16, horizon=config.sequence, steps=2 * config.steps)
 
     def update(self, rollout: Rollout) -> dict[str, float]:

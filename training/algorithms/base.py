@@ -37,6 +37,8 @@ class Algorithm(ABC, Generic[O]):
     """Head of the policy for a continuous action, empty if it cannot have one; see `AgentConfig.head`."""
     discrete_head: ClassVar[str] = "categorical"
     """Head for a task with choices, empty if it cannot have one."""
+    off_policy: ClassVar[bool] = False
+    """Whether it learns from what an older version of its policy has done."""
 
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         assert isinstance(config.options, self.options_class)
@@ -85,6 +87,13 @@ class Algorithm(ABC, Generic[O]):
     def explore(self, situation: Situation) -> Tensor:
         """The action to try in each environment: (N, A), or (N,) int64 where actions are choices."""
         return self.agent.distribution(situation.z, situation.gait).sample()
+
+    def explorer(self) -> dict[str, Any]:
+        """What `explore` goes by beside the agent, as plain values: for a copy that explores elsewhere."""
+        return {}
+
+    def set_explorer(self, values: dict[str, Any]) -> None:
+        """Be such a copy."""
 
     @abstractmethod
     def update(self, rollout: Rollout) -> dict[str, float]:

@@ -83,7 +83,7 @@ class DQN(StepByStep[DQNOptions]):
     def random_share(self) -> float:
         """Of the actions that are tried out."""
         o = self.options
-        progress = self.buffer.total * learners.count() / self.config.steps
+        progress = self.experienced * learners.count() / self.config.steps
         return epsilon(progress, o.exploration_fraction, o.exploration_initial_eps, o.exploration_final_eps)
 
     def try_out(self, situation: Situation) -> Tensor:

@@ -81,9 +81,12 @@ P = TypeVar("P", bound=ReplayOptions)
 class OffPolicy(Algorithm[P]):
     """Adds every rollout to the buffer and lets the subclass `improve` by it."""
 
+    off_policy = True
+
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)
         self.buffer = self._make_buffer(None)
+        self._elsewhere: int | None = None
 
     @classmethod
     def adapt(cls, config: TrainConfig) -> TrainConfig:
@@ -110,9 +113,20 @@ class OffPolicy(Algorithm[P]):
         critics = QNetworks(*shape, count)
         return critics, deepcopy(critics).requires_grad_(False)
 
+    @property
+    def experienced(self) -> int:
+        """Transitions so far."""
+        return self.buffer.total if self._elsewhere is None else self._elsewhere
+
+    def explorer(self) -> dict[str, Any]:
+        return {"experienced": self.experienced}
+
+    def set_explorer(self, values: dict[str, Any]) -> None:
+        self._elsewhere = int(values["experienced"])
+
     @torch.no_grad()
     def explore(self, situation: Situation) -> Tensor:
-        if self.buffer.total >= self.options.learning_starts:
+        if self.experienced >= self.options.learning_starts:
             return self.try_out(situation)
         return self.random_action(situation)
 
@@ -130,7 +144,7 @@ class OffPolicy(Algorithm[P]):
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Add the rollout, then make the gradient steps that it calls for; the mean of each of their losses."""
         self.buffer.add(rollout)
-        if self.buffer.total < self.options.learning_starts:
+        if self.experienced < self.options.learning_starts:
             return {}
         losses: dict[str, list[Tensor]] = {}
         for step in self.improve(max(1, round(self.options.gradient_steps * rollout.reward.numel()))):

@@ -57,6 +57,8 @@ class Train:
     """In all, to resume with; the run's own if None."""
     device: str | None = None
     """To resume on; the run's own if None."""
+    cluster: str | None = None
+    """Likewise."""
 
     def run(self) -> int | None:
         from training.trainer import Status, resume, train
@@ -72,7 +74,7 @@ class Train:
                 tell(text + deployed, s.steps, s.total_steps)
 
             if self.config is None:
-                resume(self.output, report, self.steps, self.device)
+                resume(self.output, report, self.steps, self.device, self.cluster)
             else:
                 train(self.config, self.output, report)
 
@@ -189,6 +191,8 @@ class Resume:
     """Environment steps in all, to train a finished run for longer; the run's own if not given."""
     device: str | None = None
     """Where to compute: auto, cpu, cuda or mps; the run's own if not given."""
+    cluster: str | None = None
+    """Ray cluster to simulate on, or '' for none; the run's own if not given."""
 
 
 def _parse_resume(arguments: list[str]) -> Command:
@@ -199,8 +203,8 @@ def _parse_resume(arguments: list[str]) -> Command:
         raise GanglionError("give the folder of the run: ganglion train --resume RUN")
     given = cli(Resume, "train --resume", arguments)
     if not isinstance(load_config(given.run), BagConfig):
-        return Train(None, given.run, given.steps, given.device)
-    if given.steps is not None or given.device is not None:
+        return Train(None, given.run, given.steps, given.device, given.cluster)
+    if (given.steps, given.device, given.cluster) != (None, None, None):
         raise GanglionError(f"{given.run} learns from bags, which goes on as it began; resume it without options")
     return TrainFromBags(None, Path(), Path(), given.run)
 

@@ -64,6 +64,13 @@ def connect(address: str) -> None:
         ) from error
 
 
+def prepare(config: TrainConfig) -> list[TrainConfig]:
+    """Connect to the run's cluster; the settings of each of its actors. Raises GanglionError if it cannot run there."""
+    parts = shares(config, config.actors)
+    connect(config.cluster)
+    return parts
+
+
 def _require_listener(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
@@ -126,8 +133,7 @@ class ClusterCollector:
 
     def __init__(self, config: TrainConfig, agent: Agent, algorithm: Algorithm[Any], steps: int) -> None:
         """`steps` were made before. Raises GanglionError if the cluster cannot be used, or actors is too large."""
-        parts = shares(config, config.actors)
-        connect(config.cluster)
+        parts = prepare(config)
         self._agent, self._algorithm = agent, algorithm
         self._actors = [_Actor(part, i, steps) for i, part in enumerate(parts)]
         self._version, self._looked = 0, 0.0

@@ -265,13 +265,21 @@ def train(config: TrainConfig, run: Path, report: Callable[[Status], None] | Non
     with learners.joined():
         if any(learners.everyone((run / CONFIG).exists())):
             raise GanglionError(f"{run} already holds a run; give another folder, or continue it with --resume {run}")
+        if config.cluster:  # before there is a run that could not begin
+            from training.cluster import prepare
+
+            prepare(config)
         Trainer(config, run, resume=False).fit(report)
 
 
 def resume(
-    run: Path, report: Callable[[Status], None] | None = None, steps: int | None = None, device: str | None = None
+    run: Path,
+    report: Callable[[Status], None] | None = None,
+    steps: int | None = None,
+    device: str | None = None,
+    cluster: str | None = None,
 ) -> None:
-    """Continue a run with its own settings, or to another number of `steps`, or on another `device`.
+    """Continue a run with its own settings, or to another number of `steps`, or on another `device` or `cluster`.
 
     There may be more learners than before, or fewer: each has all of the settings' simulations.
 
@@ -280,7 +288,9 @@ def resume(
     config = load_config(run)
     if not isinstance(config, TrainConfig):
         raise GanglionError(f"{run} learns from bags, not in simulation")
-    config = replace(config, steps=config.steps if steps is None else steps, device=device or config.device)
+    cluster = config.cluster if cluster is None else cluster
+    steps = config.steps if steps is None else steps
+    config = replace(config, steps=steps, device=device or config.device, cluster=cluster)
     with learners.joined():
         if learners.rank() == 0:
             for stale in run.glob("*.tmp"):  # of writes that a kill cut off

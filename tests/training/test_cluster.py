@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -210,3 +211,26 @@ def test_what_cannot_be_shared_out_is_refused() -> None:
     with pytest.raises(GanglionError, match="bc has to see every tick"):
         shares(replace(tiny("ppo", ""), algo="bc"), 2)
     assert [part.num_envs for part in shares(tiny("ppo", ""), 3)] == [2, 2, 1]
+
+
+def ganglion(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line, in a process of its own."""
+    command = [sys.executable, "-m", "ganglion", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_the_command_line_trains_on_a_cluster_and_goes_on_without(cluster: Cluster, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    tiny = "--num-envs 2 --horizon 16 --overshoot 0 --model-only-steps 0 --agent.hidden 8 --device cpu --eval-every 0"
+    options = (*tiny.split(), "--output", run, "--steps", "64")
+    refused = ganglion("train", "cartpole", *options, "--cluster", "127.0.0.1:1")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith("error: there is no Ray cluster at '127.0.0.1:1'")
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "run").exists()
+    done = ganglion("train", "cartpole", *options, "--cluster", cluster.address)
+    assert done.returncode == 0, done.stderr
+    assert "is trained" in done.stdout + done.stderr
+    again = ganglion("train", "--resume", run, "--steps", "96", "--cluster", "")
+    assert again.returncode == 0, again.stderr
+    assert [entry[STEPS] for entry in read_progress(tmp_path / "run")] == [32, 64, 96]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,9 @@ from ganglion.options import Command, Names
 from ganglion.trainer import parse_settings
 
 if TYPE_CHECKING:
+    from training.sweep import Sweep as Search
     from training.sweep import TrialResult
+    from training.trainer import Status
 
 
 @dataclass(frozen=True)
@@ -34,22 +37,21 @@ class Sweep:
     def run(self) -> int | None:
         from training.interrupts import Interrupted
         from training.sweep import Sweep as Search
-        from training.trainer import Status
 
         search = Search(self.config, self.output, self.trials, self.search, self.storage)
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        steps = self.config.steps
+        steps: dict[int, int] = {}
         try:
             with Progress(*columns, console=Console(stderr=True)) as bar:
-                task = bar.add_task("starting", total=self.trials * steps)
+                task = bar.add_task("starting", total=self.trials * self.config.steps)
 
                 def report(number: int, s: Status) -> None:
-                    text = (
-                        f"trial {number} of {self.trials}: {s.steps_per_s:.0f} steps/s, return {s.episode_return:.1f}"
-                    )
-                    bar.update(task, description=text, completed=number * steps + s.steps)
+                    steps[number] = s.steps
+                    speed = f"{s.steps_per_s:.0f} steps/s, " if s.steps_per_s else ""
+                    text = f"trial {number} of {self.trials}: {speed}return {s.episode_return:.1f}"
+                    bar.update(task, description=text, completed=sum(steps.values()))
 
-                results = search.run(report)
+                results = self._search(search, report)
         except Interrupted as interrupted:
             show(f"{self.output} is {interrupted}, its trial saved; the same command goes on")
             return 128 + interrupted.signum
@@ -57,6 +59,13 @@ class Sweep:
         show(f"the best again: {results[0].command}")
         show(f"or as it is: ganglion export {search.run_folder(results[0].number)} --best -o FILE.onnx")
         return None
+
+    def _search(self, search: Search, report: Callable[[int, Status], None]) -> list[TrialResult]:
+        if not self.config.cluster:
+            return search.run(report)
+        from training.cluster_sweep import run_on_cluster
+
+        return run_on_cluster(search, self.config.cluster, self.config.actors, report)
 
 
 def _row(result: TrialResult) -> tuple[str, ...]:

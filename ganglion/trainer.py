@@ -47,7 +47,7 @@ class Tasks:
 @dataclass(frozen=True)
 class Train:
     """Train an agent for TASK, by default as is known to solve it, or with --from-bags DIR from recordings;
-    'train --resume RUN' continues a run, with --steps N for longer.
+    'train --resume RUN' continues a run, with --steps N for longer; 'train --like RUN' begins one with its settings.
     """
 
     config: Any
@@ -131,19 +131,31 @@ def parse_train(arguments: list[str]) -> Command:
         return _parse_resume(arguments[1:])
     if any(a.split("=")[0] == "--from-bags" for a in arguments):
         return _parse_from_bags(arguments)
-    config, given = parse_settings("train", arguments, str(Train.__doc__), Path("runs"))
+    like = None
+    if arguments[:1] == ["--like"]:
+        like, arguments = _settings_of(arguments[1:2]), arguments[2:]
+        arguments = [like.task, *arguments]
+    config, given = parse_settings("train", arguments, str(Train.__doc__), Path("runs"), defaults=like)
     return Train(config, given.output)
 
 
 def parse_settings(
-    command: str, arguments: list[str], about: str, folder: Path, extra: Iterable[Any] = ()
+    command: str,
+    arguments: list[str],
+    about: str,
+    folder: Path,
+    extra: Iterable[Any] = (),
+    defaults: TrainConfig | None = None,
 ) -> tuple[TrainConfig, Any]:
-    """The settings that `arguments` give, and everything given: `output` and the fields `extra` beside them."""
+    """The settings that `arguments` give, and everything given: `output` and the fields `extra` beside them.
+
+    What they leave out is as in `defaults`; if there are none, as is known to solve the task.
+    """
     from training.config import TrainConfig
     from training.presets import preset
 
     named = bool(arguments) and not arguments[0].startswith("-")
-    defaults = preset(arguments[0] if named else "kuka_reach", _algo(arguments))
+    defaults = defaults or preset(arguments[0] if named else "kuka_reach", _algo(arguments))
     _refuse_others(arguments, defaults)
     names = [f.name for f in fields(TrainConfig)]
     task = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
@@ -156,6 +168,18 @@ def parse_settings(
     shown = settings(**{n: getattr(defaults, n) for n in names}) if named else None
     given = cli(settings, command, arguments, shown)
     return TrainConfig(**{n: getattr(given, n) for n in names}), given
+
+
+def _settings_of(run: list[str]) -> TrainConfig:
+    from training.checkpoint import load_config
+    from training.config import TrainConfig
+
+    if not run:
+        raise GanglionError("give the folder of a run: ganglion train --like RUN")
+    config = load_config(Path(run[0]))
+    if not isinstance(config, TrainConfig):
+        raise GanglionError(f"{run[0]} learns from bags, not in simulation; give the folder of another run")
+    return config
 
 
 def _algo(arguments: list[str]) -> str:

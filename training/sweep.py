@@ -2,7 +2,8 @@
 
 Trials are kept in an optuna journal in the sweep's folder, or in another storage of optuna. Those that do worse at an
 evaluation than the median of the earlier ones are pruned. A sweep that was killed goes on where it was: the trial that
-it was at continues its run, so that exactly as many trials are made as asked for. One process at a time may sweep.
+it was at continues its run, so that exactly as many trials are made as asked for. One process at a time may sweep; on a
+cluster it hands out the trials (see `training.cluster_sweep`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -109,19 +110,29 @@ class Sweep:
     """A search in a folder."""
 
     def __init__(
-        self, config: TrainConfig, folder: Path, trials: int, search: Sequence[str] = (), storage: str = ""
+        self,
+        config: TrainConfig,
+        folder: Path,
+        trials: int,
+        search: Sequence[str] = (),
+        storage: str = "",
+        leads: bool = True,
     ) -> None:
         """`trials` in all, also of earlier calls. `storage` is a URL of optuna, for example sqlite:///sweep.db.
+
+        Of several processes in one sweep only one `leads`. On a cluster the settings are those of a trial there.
 
         Raises GanglionError if the folder holds a sweep of other settings.
         """
         if trials < 1:
             raise GanglionError(f"trials is {trials}, expected at least 1")
         most = max(1, config.steps // _EVALUATIONS)
-        self.config = replace(config, eval_every=min(config.eval_every or most, most))
+        self.config = replace(config, eval_every=min(config.eval_every or most, most), cluster="")
         self.folder, self.trials, self._spaces = folder, trials, searched(config, search)
+        self.search, self.storage = tuple(search), storage
         self._claim({"config": to_plain(self.config), "search": sorted(self._spaces)})
-        self.study = _study(storage or _journal(folder / JOURNAL), str(folder) if storage else "sweep", config.seed)
+        name = str(folder.resolve()) if storage else "sweep"
+        self.study = _study(storage or _journal(folder / JOURNAL, leads), name, config.seed)
 
     def _claim(self, settings: dict[str, Any]) -> None:
         path = self.folder / SETTINGS
@@ -135,13 +146,29 @@ class Sweep:
 
     def run(self, report: Callable[[int, Status], None] | None = None) -> list[TrialResult]:
         """Make the trials that are missing; all of them, the best first. `report` gets a trial's number and status."""
-        for begun in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-            self._try(Trial(self.study, begun._trial_id), report)
-        while len(self.study.get_trials(deepcopy=False)) < self.trials:
-            self._try(self.study.ask(), report)
+        while (trial := self.next_trial()) is not None:
+            self.attempt(trial, report)
         return self.results()
 
-    def _try(self, trial: Trial, report: Callable[[int, Status], None] | None) -> None:
+    def next_trial(self, under_way: Collection[int] = ()) -> Trial | None:
+        """The next to make, none if there is none: one that was begun and is not `under_way`, or a new one, drawn."""
+        begun = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+        for other in begun:
+            if other.number not in under_way:
+                return Trial(self.study, other._trial_id)
+        if len(self.study.get_trials(deepcopy=False)) >= self.trials:
+            return None
+        trial = self.study.ask()
+        drawn(self.config, self._spaces, trial)
+        return trial
+
+    def trial(self, number: int) -> Trial:
+        """One that was begun."""
+        known = {t.number: t._trial_id for t in self.study.get_trials(deepcopy=False)}
+        return Trial(self.study, known[number])
+
+    def attempt(self, trial: Trial, report: Callable[[int, Status], None] | None = None) -> None:
+        """Make a trial, or go on with its run."""
         config, run = drawn(self.config, self._spaces, trial), self.run_folder(trial.number)
 
         def judge(status: Status) -> None:
@@ -193,9 +220,9 @@ class Sweep:
         return sorted(results, key=lambda r: (r.state != "complete", math.isnan(r.value), -r.value))
 
 
-def _journal(path: Path) -> JournalStorage:
-    """The journal at `path`, without a last line that a kill has torn."""
-    if path.exists():
+def _journal(path: Path, leads: bool) -> JournalStorage:
+    """The journal at `path`; who leads, alone so far, cuts off a last line that a kill has torn."""
+    if leads and path.exists():
         data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -67,3 +68,14 @@ def test_every_algorithm_is_in_the_table_with_its_file_and_its_proof() -> None:
         assert f"| {actions[bool(kind.continuous_head), bool(kind.discrete_head)]} |" in row
     for path in re.findall(r"`((?:training|tests|benchmarks)/[\w/]+\.py)`", page):
         assert (ROOT / path).exists(), path
+
+
+def test_the_scores_of_the_algorithms_are_those_of_the_benchmarks() -> None:
+    """The tables in docs/algorithms.md are what the benchmarks write of the results that are kept beside it."""
+    pytest.importorskip("torch", reason="the benchmarks train")
+    from benchmarks import algorithms, pybullet
+
+    page = (ROOT / "docs" / "algorithms.md").read_text()
+    for name, table in (("scores.json", algorithms.table), ("pybullet.json", pybullet.table)):
+        rows = json.loads((ROOT / "docs" / name).read_text())
+        assert table(rows) in page, f"put the table that the benchmark prints for docs/{name} into docs/algorithms.md"

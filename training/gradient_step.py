@@ -18,7 +18,10 @@ def descend(optimizer: Optimizer, loss: Tensor, longest: float = 0.0) -> None:
 
     It is the mean over all learners. All the gradient is shortened, where `longest` is not 0, to that Euclidean length.
     """
-    follow(optimizer, torch.autograd.grad(loss, parameters_of(optimizer), allow_unused=True), longest)
+    parameters = parameters_of(optimizer)
+    learned = [p for p in parameters if p.requires_grad]
+    gradients = iter(torch.autograd.grad(loss, learned, allow_unused=True))
+    follow(optimizer, (next(gradients) if p.requires_grad else None for p in parameters), longest)
 
 
 def follow(optimizer: Optimizer, gradients: Iterable[Tensor | None], longest: float = 0.0) -> None:

@@ -134,9 +134,14 @@ def test_the_simulated_robot_follows_commands_of_every_type(session: Session, ku
         seen["measured"] += [dict(zip(m.name, m.position)) for m, _ in states.take()]
 
     session.idle.append(take)
-    session.wait(lambda: len(seen["commanded"]) > 200, "two seconds of commands", timeout_s=30.0)
-    first, last = seen["measured"][0], seen["measured"][-1]
-    assert max(abs(last[j] - first[j]) for j in JOINTS) > 0.2, "the arm has moved"
+
+    def moved() -> bool:
+        first, last = seen["measured"][0], seen["measured"][-1]
+        return max(abs(last[j] - first[j]) for j in JOINTS) > 0.2
+
+    what = "two seconds of commands, and an arm that has moved"
+    session.wait(lambda: len(seen["commanded"]) > 200 and moved(), what, timeout_s=30.0)
+    last = seen["measured"][-1]
     ahead = {j: abs(seen["commanded"][-1][j] - last[j]) for j in JOINTS}
     assert max(ahead.values()) < 0.15, "and is where it was told to be"
 

@@ -50,6 +50,11 @@ def test_what_the_loss_does_not_depend_on_stays_and_no_other_gradient_is_compute
     descend(optimizer, (used * other).square())
     assert (used.item(), unused.item()) == (0.0, 1.0), "1 - 0.5 times 2"
     assert other.grad is None
+    used.requires_grad_(False)
+    descend(optimizer, unused.square())
+    assert (used.item(), unused.item()) == (0.0, 0.0), "what is frozen stays too"
+    with torch.no_grad():
+        unused.fill_(1.0)
     follow(optimizer, [None, torch.tensor(-4.0)], longest=1.0)
     assert used.item() == 0.0
     assert unused.item() == pytest.approx(1.5)

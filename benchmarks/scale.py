@@ -23,10 +23,11 @@ import tyro
 from rich.console import Console
 
 from runtime.files import write_bytes, write_json
+from runtime.fleet import connect
 from runtime.source import source_commit
 from training.algorithms import algorithm_class
 from training.checkpoint import build_agent
-from training.cluster import ClusterCollector, connect
+from training.cluster import ClusterCollector
 from training.presets import preset
 from training.rollout import Rollout
 from training.trainer import LocalCollector

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,11 +14,13 @@ import tyro
 from ganglion.console import finish, load, load_or_draft, show, with_progress
 from ganglion.options import JsonPath, Names, Steps, TrustedKeys, comma_separated
 from runtime.errors import GanglionError
-from runtime.tables import comparison_table, off_policy_table, replay_table, replays_table
+from runtime.tables import comparison_table, off_policy_table, replay_row, replay_table, replays_table
 
 if TYPE_CHECKING:
-    from runtime.replay.batch import Job
+    from runtime.bundle import Bundle
+    from runtime.replay.batch import Job, Outcome, Work
     from runtime.replay.verdict import Replayed
+    from runtime.results import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,10 @@ class _Replaying:
     """Public keys, one of which must have signed the bundle; if empty, any bundle is loaded."""
     workers: int = 2
     """Processes that share the replays."""
+    cluster: str = ""
+    """Ray cluster whose machines share them instead, and see the bags at the same paths: host:port, auto or local."""
+    results: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Also keep a row for every replay, as it comes, in this folder of Parquet files."""
     report: Annotated[Path | None, tyro.conf.arg(metavar="FILE.html")] = None
     """Also draw the replays into this file, which any browser shows."""
     json: JsonPath = None
@@ -53,6 +59,28 @@ class _Replaying:
 
         options = ReplayOptions(mode, self.namespace, self.faults, None, self.remap, self.clock, self.align)
         return jobs(bags, options, self.refine)
+
+    def _replay(
+        self, file: Path, bundle: Bundle, wanted: Sequence[Job], work: Work, keep: Rows | None
+    ) -> list[Replayed]:
+        """Everything of `wanted`, with a progress bar; `keep` takes a row of each."""
+        from runtime.replay.batch import replay_many
+        from runtime.replay.verdict import Replayed
+
+        def each(outcome: Outcome) -> None:
+            if keep is not None:
+                keep.add(replay_row(Replayed(file, bundle.contract, outcome).to_json()))
+
+        outcomes = with_progress(
+            file.name,
+            lambda progress: replay_many(wanted, bundle, self.workers, progress, work, self.cluster, each),
+        )
+        return [Replayed(file, bundle.contract, outcome) for outcome in outcomes]
+
+    def _kept(self) -> AbstractContextManager[Rows | None]:
+        from runtime.results import results_folder
+
+        return nullcontext() if self.results is None else results_folder(self.results)
 
     def _report(self, title: str, runs: Sequence[Replayed]) -> None:
         if self.report is not None:
@@ -77,9 +105,7 @@ class Replay(_Replaying):
     """Also write every tick as topics below /ganglion, beside those of the bag, for Foxglove and PlotJuggler."""
 
     def run(self) -> int:
-        from runtime.replay.batch import replay_many
         from runtime.replay.exports import Exports
-        from runtime.replay.verdict import Replayed
 
         if len(self.paths) < 2:
             raise GanglionError("give one or more bags and then a bundle: ganglion replay BAG… FILE")
@@ -87,11 +113,11 @@ class Replay(_Replaying):
         bundle = load(file, self.trusted_keys)
         wanted = self._jobs(bags, self.mode)
         work = Exports(tuple(wanted), self.csv, self.parquet, self.mcap)
-        outcomes = with_progress("bags", lambda progress: replay_many(wanted, bundle, self.workers, progress, work))
-        runs = [Replayed(file, bundle.contract, outcome) for outcome in outcomes]
-        failed = sum(bool(outcome.error) for outcome in outcomes)
+        with self._kept() as keep:
+            runs = self._replay(file, bundle, wanted, work, keep)
+        failed = sum(bool(run.outcome.error) for run in runs)
         if len(runs) == 1 and failed:
-            raise GanglionError(outcomes[0].error)
+            raise GanglionError(runs[0].outcome.error)
         several = f"{len(runs)} replays on {file}" + (f", {failed} failed" if failed else "")
         title = several if len(runs) > 1 else f"{runs[0].bag} on {file}"
         self._report(title, runs)
@@ -114,17 +140,15 @@ class Compare(_Replaying):
     """Bags (directories, .mcap, .db3 or .bag files) or folders of bags."""
 
     def run(self) -> int:
-        from runtime.replay.batch import replay_many
-        from runtime.replay.verdict import Replayed
+        from runtime.replay.replay import replay
 
         if len(self.files) < 2 or not self.bags:
             raise GanglionError("give two or more bundles, and bags: ganglion compare FILE FILE… --bags BAG…")
         wanted = self._jobs(self.bags, "raw")
         runs = []
-        for file in self.files:
-            bundle = load(file, self.trusted_keys)
-            work = partial(replay_many, wanted, bundle, self.workers)
-            runs += [Replayed(file, bundle.contract, outcome) for outcome in with_progress(file.name, work)]
+        with self._kept() as keep:
+            for file in self.files:
+                runs += self._replay(file, load(file, self.trusted_keys), wanted, replay, keep)
         runs.sort(key=lambda run: wanted.index(run.outcome.job))  # what belongs together stands together
         failed = sum(bool(run.outcome.error) for run in runs)
         title = f"{len(self.files)} bundles on the same bags" + (f", {failed} of {len(runs)} failed" if failed else "")

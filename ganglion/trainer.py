@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -303,15 +304,22 @@ class Eval:
     """Seed of the first episode; training never uses seeds this high."""
     workers: int = 1
     """Processes that share the episodes."""
+    cluster: str = ""
+    """Ray cluster whose machines share them instead: host:port of its head, auto or local."""
+    results: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Also keep a row for every episode, as it comes, in this folder of Parquet files."""
     json: JsonPath = None
     """Also write the result to this file."""
 
     def run(self) -> None:
+        from runtime.results import results_folder
         from sim.evaluate import evaluate
 
         bundle = load(self.file)
         asked = (self.task, self.episodes, self.refine, self.faults, self.worlds, self.seed, self.workers)
-        result = with_progress("episodes", lambda progress: evaluate(bundle, *asked, progress))
+        with nullcontext() if self.results is None else results_folder(self.results) as keep:
+            each = None if keep is None else keep.add
+            result = with_progress("episodes", lambda progress: evaluate(bundle, *asked, progress, self.cluster, each))
         finish(f"{self.file}: {result['task']}", evaluation_table(result), result, self.json)
 
 

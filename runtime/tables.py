@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -71,6 +72,18 @@ def replays_table(outcomes: list[dict[str, Any]]) -> Table:
     """From `runtime.replay.batch.Outcome.to_json`, one row for every bag and K."""
     columns = ("bag", "K", "mode", "ticks", "acting", "identical", "rmse", "max", "surprise", "speed", "")
     return columns, [_replays_row(outcome) for outcome in outcomes]
+
+
+def replay_row(outcome: dict[str, Any]) -> dict[str, Any]:
+    """The same as a row of plain values, None where there is none, and the whole as JSON in its last column."""
+    result, verdict = outcome["result"] or {}, outcome["verdict"] or {}
+    error = result.get("action_error", {})
+    numbers = ("mode", "ticks", "compared", "skipped", "bit_exact", "realtime_factor")
+    return {
+        "bag": outcome["bag"], "bundle": outcome["bundle"], "refine": outcome["refine"], "error": outcome["error"],
+        "verdict": verdict.get("state"), **{name: result.get(name) for name in numbers},
+        "rmse": error.get("rmse"), "max": error.get("max"), "json": json.dumps(outcome),
+    }  # fmt: skip
 
 
 def _replays_row(outcome: dict[str, Any]) -> tuple[str, ...]:

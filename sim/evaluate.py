@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
@@ -56,11 +57,14 @@ def evaluate(
     seed: int = 1_000_000,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    cluster: str = "",
+    each: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Run `episodes` episodes for every combination of `refine`, `worlds` and `faults`, the same seeds in each.
 
     Empty, `task` is the one that the bundle was trained for and `refine` the bundle's default. More than one of the
-    `workers` share the episodes, which changes no figure. Returns `{"task", "results": [...]}` with one entry per
+    `workers` share the episodes, or the machines of a Ray `cluster`, which changes no figure. `each` takes a row of
+    plain values for every episode as it comes. Returns `{"task", "results": [...]}` with one entry per
     combination: `refine, world, fault, episodes, return_mean, return_ci95, success_rate, active_rate` and the mean of
     each metric of the task over the ticks that it counts. `progress` is called with the episodes done and the total.
     Raises GanglionError if the contract does not fit the task, or a fault, a world or a number of steps is not known.
@@ -77,8 +81,10 @@ def evaluate(
             judge.prepare(condition)
         blocks = [(c, seed + i, min(_BLOCK, episodes - i)) for c in conditions for i in range(0, episodes, _BLOCK)]
         runs: dict[tuple[Condition, int], list[_Episode]] = {}
-        for condition, first, done in _run(judge, blocks, workers):
+        for condition, first, done in _run(judge, blocks, workers, cluster):
             runs[condition, first] = done
+            for i, one in enumerate(done if each is not None else ()):
+                each({**vars(condition), "seed": first + i, **_row(one)})  # type: ignore[misc]
             if progress is not None:
                 progress(sum(map(len, runs.values())), episodes * len(conditions))
     finally:
@@ -130,8 +136,17 @@ _judge: _Judge
 """Of a worker process."""
 
 
-def _run(judge: _Judge, blocks: list[Block], workers: int) -> Iterator[tuple[Condition, int, list[_Episode]]]:
+def _run(
+    judge: _Judge, blocks: list[Block], workers: int, cluster: str
+) -> Iterator[tuple[Condition, int, list[_Episode]]]:
     """Every block's episodes, in any order."""
+    if cluster:
+        from runtime.fleet import connect, spread
+
+        connect(cluster)
+        for index, episodes in spread(_run_there, (judge.bundle, judge.task), blocks):
+            yield *blocks[index][:2], episodes
+        return
     if workers <= 1:
         for condition, first, count in blocks:
             yield condition, first, judge.run(condition, first, count)
@@ -146,6 +161,25 @@ def _run(judge: _Judge, blocks: list[Block], workers: int) -> Iterator[tuple[Con
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+_judges: dict[tuple[bytes, str], _Judge] = {}
+"""Of a worker of a cluster, the last one, by the bundle's model and the task."""
+
+
+def _run_there(shared: tuple[Bundle, str], block: Block) -> list[_Episode]:
+    bundle, task = shared
+    key = hashlib.sha256(bundle.model).digest(), task
+    if key not in _judges:
+        for former in _judges.values():
+            former.env.close()
+        _judges.clear()
+        _judges[key] = _Judge(bundle, task)
+    return _judges[key].run(*block)
+
+
+def _row(episode: _Episode) -> dict[str, Any]:
+    return {"return": episode.total, "success": episode.success, "active_rate": episode.acting, **episode.metrics}
 
 
 def _start_worker(bundle: Bundle, task: str) -> None:

@@ -11,9 +11,7 @@ counted. A node that joins takes an actor over from one that has several.
 from __future__ import annotations
 
 import math
-import os
 import platform
-import socket
 import time
 from collections import Counter
 from importlib.metadata import version
@@ -21,10 +19,11 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ActorUnschedulableError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnschedulableError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runtime.errors import GanglionError
+from runtime.fleet import connect
 from runtime.source import source_commit
 from training.agent.agent import Agent
 from training.algorithms.base import Algorithm
@@ -39,47 +38,11 @@ _PATIENCE = 4  # times the number of actors: of more updates that a fragment has
 _MOST_DEATHS = 5  # of actors, between two fragments, before it is no accident
 
 
-def connect(address: str) -> None:
-    """Join the cluster at `address` (host:port, or auto for the one that this machine belongs to), or start one here
-    (local). Does nothing in a process that belongs to one.
-
-    Raises GanglionError if there is none, or it is of another version of Ray or Python.
-    """
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet = {"logging_level": "ERROR", "log_to_driver": False}
-    if ":" in address:
-        _require_listener(address)
-    try:
-        if address == "local":
-            ray.init(address="local", include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, **quiet)
-    except (RayError, ConnectionError, RuntimeError, ValueError, AssertionError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise GanglionError(
-            f"cannot use the Ray cluster '{address}' ({reason[:300]}); start one with 'ray start --head' and give its "
-            "host:port, or take --cluster local"
-        ) from error
-
-
 def prepare(config: TrainConfig) -> list[TrainConfig]:
     """Connect to the run's cluster; the settings of each of its actors. Raises GanglionError if it cannot run there."""
     parts = shares(config, config.actors)
     connect(config.cluster)
     return parts
-
-
-def _require_listener(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5.0).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise GanglionError(
-            f"there is no Ray cluster at '{address}' ({error}); give host:port of its head as 'ray start --head' "
-            "shows it, auto on one of its machines, or local to start one here"
-        ) from error
 
 
 def software() -> str:

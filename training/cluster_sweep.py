@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 
 from runtime.errors import GanglionError
-from training.cluster import connect
+from runtime.fleet import connect
 from training.config import TrainConfig
 from training.interrupts import Interrupted, Interrupts
 from training.sweep import Sweep, TrialResult

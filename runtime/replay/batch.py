@@ -67,27 +67,35 @@ def replay_many(
     workers: int = 2,
     progress: Callable[[float, float], None] | None = None,
     work: Work = replay,
+    cluster: str = "",
+    each: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """The outcomes in the order of the jobs; `progress` takes the replays that are done, with fractions, and all.
 
-    Raises BagError if there is less than one worker.
+    With the address of a Ray `cluster` its machines share the replays, and see the bags at the same paths. `each` takes
+    every outcome as it comes. Raises BagError if there is less than one worker, GanglionError if the cluster cannot be
+    used.
     """
     if workers < 1:
         raise BagError(f"workers is {workers}, expected 1 or more")
     done = [0.0] * len(wanted)
+    note = each or (lambda outcome: None)
 
     def tell(index: int, fraction: float) -> None:
         done[index] = fraction
         if progress is not None:
             progress(sum(done), len(done))
 
+    if cluster:
+        return _on_cluster(wanted, bundle, cluster, work, tell, note)
     if min(workers, len(wanted)) == 1:
         outcomes = []
         for index, job in enumerate(wanted):
             outcomes.append(_attempt(job, bundle, work, partial(tell, index)))
+            note(outcomes[-1])
             tell(index, 1.0)
         return outcomes
-    return _in_parallel(wanted, bundle, workers, work, tell)
+    return _in_parallel(wanted, bundle, workers, work, tell, note)
 
 
 def _attempt(job: Job, bundle: Bundle, work: Work, tell: Callable[[float], None]) -> Outcome:
@@ -98,7 +106,12 @@ def _attempt(job: Job, bundle: Bundle, work: Work, tell: Callable[[float], None]
 
 
 def _in_parallel(
-    wanted: Sequence[Job], bundle: Bundle, workers: int, work: Work, tell: Callable[[int, float], None]
+    wanted: Sequence[Job],
+    bundle: Bundle,
+    workers: int,
+    work: Work,
+    tell: Callable[[int, float], None],
+    note: Callable[[Outcome], None],
 ) -> list[Outcome]:
     outcomes: dict[int, Outcome] = {}
     waiting: Iterator[tuple[int, Job]] = iter(enumerate(wanted))
@@ -125,6 +138,7 @@ def _in_parallel(
                     message = Outcome(wanted[index], None, text)
                 if isinstance(message, Outcome):
                     outcomes[index] = message
+                    note(message)
                     del running[ready]
                     ready.close()
                     process.join()
@@ -134,6 +148,31 @@ def _in_parallel(
             process.terminate()
             process.join()
     return [outcomes[i] for i in range(len(wanted))]
+
+
+def _on_cluster(
+    wanted: Sequence[Job],
+    bundle: Bundle,
+    cluster: str,
+    work: Work,
+    tell: Callable[[int, float], None],
+    note: Callable[[Outcome], None],
+) -> list[Outcome]:
+    from runtime.fleet import connect, spread
+
+    connect(cluster)
+    there = [replace(job, bag=job.bag.resolve()) for job in wanted]
+    outcomes: dict[int, Outcome] = {}
+    for index, outcome in spread(_task, (bundle, work), there):
+        outcomes[index] = replace(outcome, job=wanted[index])
+        note(outcomes[index])
+        tell(index, 1.0)
+    return [outcomes[i] for i in range(len(wanted))]
+
+
+def _task(shared: tuple[Bundle, Work], job: Job) -> Outcome:
+    bundle, work = shared
+    return _survived(job, bundle, work, lambda fraction: None)
 
 
 def _cause(code: int | None) -> str:
@@ -146,8 +185,11 @@ def _cause(code: int | None) -> str:
 def _worker(job: Job, bundle: Bundle, work: Work, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which takes half-written files away
+    pipe.send(_survived(job, bundle, work, pipe.send))
+
+
+def _survived(job: Job, bundle: Bundle, work: Work, tell: Callable[[float], None]) -> Outcome:
     try:
-        outcome = _attempt(job, bundle, work, pipe.send)
+        return _attempt(job, bundle, work, tell)
     except Exception as error:  # a defect of ours must not cost the other replays
-        outcome = Outcome(job, None, f"{job.bag}: {type(error).__name__}: {error}")
-    pipe.send(outcome)
+        return Outcome(job, None, f"{job.bag}: {type(error).__name__}: {error}")

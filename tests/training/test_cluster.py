@@ -20,12 +20,13 @@ import ray
 from ray.cluster_utils import Cluster
 
 from runtime.errors import GanglionError
+from runtime.fleet import connect
 from tests.training.algorithms.replayed import settings, short_run
 from training import cluster as module
 from training.agent.agent import Agent
 from training.algorithms.base import Algorithm
 from training.checkpoint import load_checkpoint
-from training.cluster import ClusterCollector, connect
+from training.cluster import ClusterCollector
 from training.config import TrainConfig
 from training.evaluation import evaluate
 from training.progress import STEPS, read_progress

@@ -1,0 +1,98 @@
+"""A Ray cluster, and work spread over it that needs no exchange: every item is done once, whoever dies."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from runtime.errors import GanglionError
+
+T = TypeVar("T")
+R = TypeVar("R")
+S = TypeVar("S")
+
+_LOOK_S = 1.0  # how often the size of the cluster is looked at
+_RETRIES = 5  # of an item whose worker died
+
+
+def connect(address: str) -> None:
+    """Join the cluster at `address` (host:port, or auto for the one that this machine belongs to), or start one here
+    (local). Does nothing in a process that belongs to one.
+
+    Raises GanglionError if there is none, or it is of another version of Ray or Python.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    if ":" in address:
+        _require_listener(address)
+    try:
+        if address == "local":
+            ray.init(address="local", include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (RayError, ConnectionError, RuntimeError, ValueError, AssertionError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise GanglionError(
+            f"cannot use the Ray cluster '{address}' ({reason[:300]}); start one with 'ray start --head' and give its "
+            "host:port, or take --cluster local"
+        ) from error
+
+
+def _require_listener(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise GanglionError(
+            f"there is no Ray cluster at '{address}' ({error}); give host:port of its head as 'ray start --head' "
+            "shows it, auto on one of its machines, or local to start one here"
+        ) from error
+
+
+def spread(work: Callable[[S, T], R], shared: S, items: Sequence[T]) -> Iterator[tuple[int, R]]:
+    """`work(shared, item)` for every item as a task with a CPU, in any order; the index of each with what came of it.
+
+    The cluster of `connect` is given twice as many tasks as it has CPUs, with those of nodes that join. An item whose
+    worker or node dies is begun anew. Raises GanglionError if an item fails by its own fault, or its workers die again
+    and again.
+    """
+    do = ray.remote(num_cpus=1, max_retries=_RETRIES)(_do)
+    common, waiting = ray.put((work, shared)), iter(enumerate(items))
+    running: dict[Any, int] = {}
+    try:
+        while True:
+            places = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            while len(running) < places and (following := next(waiting, None)) is not None:
+                running[do.remote(common, following[1])] = following[0]
+            if not running:
+                return
+            ended, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_S)
+            for answer in ended:
+                index = running.pop(answer)
+                yield index, _result(answer, items[index])
+    finally:
+        for answer in running:
+            ray.cancel(answer, force=True)
+
+
+def _do(common: tuple[Callable[[S, T], R], S], item: T) -> R:
+    work, shared = common
+    return work(shared, item)
+
+
+def _result(answer: Any, item: object) -> Any:
+    try:
+        return ray.get(answer)
+    except RayTaskError as error:
+        raise GanglionError(f"{item} failed on the cluster: {str(error.cause).splitlines()[0]}") from error
+    except RayError as error:
+        raise GanglionError(
+            f"the workers of {item} died {_RETRIES + 1} times ({type(error).__name__}); memory is the usual cause"
+        ) from error

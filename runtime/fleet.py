@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -28,6 +30,8 @@ def connect(address: str) -> None:
     """
     if ray.is_initialized():
         return
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
     if ":" in address:
@@ -43,6 +47,9 @@ def connect(address: str) -> None:
             f"cannot use the Ray cluster '{address}' ({reason[:300]}); start one with 'ray start --head' and give its "
             "host:port, or take --cluster local"
         ) from error
+    finally:
+        if in_main:  # Ray puts its own in its place, which would end a run unsaved
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _require_listener(address: str) -> None:

@@ -133,7 +133,9 @@ def double(shared: int, item: int) -> int:
 
 
 def test_what_fails_by_its_own_fault_is_one_error(cluster: Cluster) -> None:
+    ray.shutdown()
     connect(cluster.address)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "Ray's own is not left behind"
     assert dict(spread(double, 2, range(5))) == {0: 0, 1: 2, 2: 4, 3: 6, 4: 8}
     with pytest.raises(GanglionError, match="13 failed on the cluster: 13 cannot be doubled"):
         list(spread(double, 2, [13]))

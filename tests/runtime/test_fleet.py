@@ -30,6 +30,7 @@ from runtime.replay.batch import Outcome, jobs, replay_many
 from runtime.replay.options import ReplayOptions
 from runtime.results import results_folder
 from sim.evaluate import evaluate
+from tests.clusters import two_nodes
 from tests.runtime.replay.recording import Recording
 
 BAGS = 200
@@ -38,11 +39,8 @@ BAGS = 200
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head and another node, with a CPU each."""
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    started.add_node(num_cpus=1)
-    yield started
-    ray.shutdown()
-    started.shutdown()
+    with two_nodes() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from ray.cluster_utils import Cluster
 
 from runtime.errors import GanglionError
 from runtime.fleet import connect
+from tests.clusters import two_nodes
 from tests.training.algorithms.replayed import settings, short_run
 from training import cluster as module
 from training.agent.agent import Agent
@@ -40,14 +41,8 @@ ACTORS = 2
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head and another node, with a CPU each."""
-    soon = {
-        f"health_check_{name}": n for name, n in (("initial_delay_ms", 500), ("period_ms", 500), ("timeout_ms", 500))
-    }
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": soon})
-    started.add_node(num_cpus=1)
-    yield started
-    ray.shutdown()
-    started.shutdown()
+    with two_nodes(**{f"health_check_{name}_ms": 500 for name in ("initial_delay", "period", "timeout")}) as started:
+        yield started
 
 
 def tiny(algo: str, address: str, **changes: Any) -> TrainConfig:

@@ -13,11 +13,11 @@ from optuna.trial import TrialState
 
 pytest.importorskip("ray", reason="needs the extra 'scale'")
 
-import ray
 from ray.cluster_utils import Cluster
 
 from ganglion.trainer import Train, parse_train
 from runtime.errors import GanglionError
+from tests.clusters import two_nodes
 from tests.training.test_killed_runs import CONTEXT, TINY, command
 from tests.training.test_sweep import tiny
 from training.checkpoint import load_agent
@@ -30,11 +30,8 @@ TRIALS, STEPS = 20, 128
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes, with a CPU each."""
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    started.add_node(num_cpus=1)
-    yield started
-    ray.shutdown()
-    started.shutdown()
+    with two_nodes() as started:
+        yield started
 
 
 def finished(folder: Path) -> int:

@@ -1,0 +1,26 @@
+"""Ray clusters of two nodes on this machine."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+
+
+@contextmanager
+def two_nodes(**settings: Any) -> Iterator[Cluster]:
+    """A head with these system settings and another node, with a CPU each; both end with the context."""
+    before = signal.getsignal(signal.SIGTERM)
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": settings})
+    started.add_node(num_cpus=1)
+    signal.signal(signal.SIGTERM, before)  # a node has its own, which ends the process
+    try:
+        yield started
+    finally:
+        ray.shutdown()
+        started.shutdown()
+        signal.signal(signal.SIGTERM, before)

@@ -19,7 +19,8 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 _LOOK_S = 1.0  # how often the size of the cluster is looked at
-_RETRIES = 5  # of an item whose worker died
+RETRIES = 5
+"""Of a task whose worker died."""
 
 
 def connect(address: str) -> None:
@@ -70,7 +71,7 @@ def spread(work: Callable[[S, T], R], shared: S, items: Sequence[T]) -> Iterator
     worker or node dies is begun anew. Raises GanglionError if an item fails by its own fault, or its workers die again
     and again.
     """
-    do = ray.remote(num_cpus=1, max_retries=_RETRIES)(_do)
+    do = ray.remote(num_cpus=1, max_retries=RETRIES)(_do)
     common, waiting = ray.put((work, shared)), iter(enumerate(items))
     running: dict[Any, int] = {}
     try:
@@ -83,7 +84,7 @@ def spread(work: Callable[[S, T], R], shared: S, items: Sequence[T]) -> Iterator
             ended, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_S)
             for answer in ended:
                 index = running.pop(answer)
-                yield index, _result(answer, items[index])
+                yield index, result_of(answer, items[index])
     finally:
         for answer in running:
             ray.cancel(answer, force=True)
@@ -94,12 +95,13 @@ def _do(common: tuple[Callable[[S, T], R], S], item: T) -> R:
     return work(shared, item)
 
 
-def _result(answer: Any, item: object) -> Any:
+def result_of(answer: Any, item: object) -> Any:
+    """What a task with `RETRIES` gave for `item`. Raises GanglionError if it failed, or its workers died each time."""
     try:
         return ray.get(answer)
     except RayTaskError as error:
         raise GanglionError(f"{item} failed on the cluster: {str(error.cause).splitlines()[0]}") from error
     except RayError as error:
         raise GanglionError(
-            f"the workers of {item} died {_RETRIES + 1} times ({type(error).__name__}); memory is the usual cause"
+            f"the workers of {item} died {RETRIES + 1} times ({type(error).__name__}); memory is the usual cause"
         ) from error

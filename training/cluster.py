@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from runtime.errors import GanglionError
 from runtime.fleet import connect
 from runtime.source import source_commit
+from training import learners
 from training.agent.agent import Agent
 from training.algorithms.base import Algorithm
 from training.config import TrainConfig
@@ -40,6 +41,8 @@ _MOST_DEATHS = 5  # of actors, between two fragments, before it is no accident
 
 def prepare(config: TrainConfig) -> list[TrainConfig]:
     """Connect to the run's cluster; the settings of each of its actors. Raises GanglionError if it cannot run there."""
+    if learners.count() > 1:
+        raise GanglionError("a run has several learners or a cluster, not both; leave out torchrun or --cluster")
     parts = shares(config, config.actors)
     connect(config.cluster)
     return parts

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 
-from runtime.errors import GanglionError
-from runtime.fleet import connect
+from runtime.fleet import RETRIES, connect, result_of
 from training.config import TrainConfig
 from training.interrupts import Interrupted, Interrupts
 from training.sweep import Sweep, TrialResult
@@ -22,7 +20,6 @@ from training.trainer import Status
 
 _LOOK_S = 1.0
 _SAVING_S = 60.0  # for interrupted trials to save
-_RETRIES = 5  # of a trial whose worker died
 
 
 def _attempt(
@@ -41,10 +38,10 @@ def run_on_cluster(
     and raise Interrupted. Raises GanglionError if the cluster cannot be used, or a trial fails by its own fault.
     """
     connect(address)
-    task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_attempt)
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(_attempt)
     what = (sweep.config, sweep.folder.resolve(), sweep.trials, sweep.search, sweep.storage)
     under_way: dict[Any, int] = {}
-    with Interrupts() as interrupts:  # after Ray's own handlers
+    with Interrupts() as interrupts:
         while True:
             while len(under_way) < at_once and (trial := sweep.next_trial(under_way.values())) is not None:
                 under_way[task.remote(*what, trial.number)] = trial.number
@@ -52,24 +49,12 @@ def run_on_cluster(
                 return sweep.results()
             ended, _ = ray.wait(list(under_way), num_returns=1, timeout=_LOOK_S)
             for answer in ended:
-                _require_success(answer, under_way.pop(answer))
+                result_of(answer, f"trial {under_way.pop(answer)}")
             if report is not None:
                 _tell(sweep, report)
             if interrupts.signum:
                 _save(list(under_way))
                 raise Interrupted(interrupts.signum)
-
-
-def _require_success(answer: Any, number: int) -> None:
-    try:
-        ray.get(answer)
-    except RayTaskError as error:
-        raise GanglionError(f"trial {number} failed: {str(error.cause).splitlines()[0]}") from error
-    except (WorkerCrashedError, RayError) as error:
-        raise GanglionError(
-            f"the workers of trial {number} died {_RETRIES + 1} times ({type(error).__name__}); memory is the usual "
-            "cause: take fewer --actors or --num-envs"
-        ) from error
 
 
 def _tell(sweep: Sweep, report: Callable[[int, Status], None]) -> None:
@@ -84,4 +69,5 @@ def _tell(sweep: Sweep, report: Callable[[int, Status], None]) -> None:
 def _save(answers: list[Any]) -> None:
     for answer in answers:
         ray.cancel(answer, force=False, recursive=False)
-    ray.wait(answers, num_returns=len(answers), timeout=_SAVING_S) if answers else None
+    if answers:
+        ray.wait(answers, num_returns=len(answers), timeout=_SAVING_S)

@@ -20,8 +20,8 @@ def descend(optimizer: Optimizer, loss: Tensor, longest: float = 0.0) -> None:
     """
     parameters = parameters_of(optimizer)
     learned = [p for p in parameters if p.requires_grad]
-    gradients = iter(torch.autograd.grad(loss, learned, allow_unused=True))
-    follow(optimizer, (next(gradients) if p.requires_grad else None for p in parameters), longest)
+    gradients = dict(zip(learned, torch.autograd.grad(loss, learned, allow_unused=True), strict=True))
+    follow(optimizer, [gradients.get(p) for p in parameters], longest)
 
 
 def follow(optimizer: Optimizer, gradients: Iterable[Tensor | None], longest: float = 0.0) -> None:

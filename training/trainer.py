@@ -163,8 +163,8 @@ class Trainer:
         c, first_of_all = self.config, learners.rank() == 0
         with ExitStack() as stack:
             stack.enter_context(on_device(self.device))
+            interrupts = stack.enter_context(Interrupts())
             collector = stack.enter_context(closing(self._collector()))
-            interrupts = stack.enter_context(Interrupts())  # after Ray's own handlers
             if not first_of_all:
                 torch.manual_seed(c.seed + self.steps + learners.rank() * learners.APART)
             log = evaluator = None
@@ -196,10 +196,6 @@ class Trainer:
     def _collector(self) -> LocalCollector | ClusterCollector:
         if not self.config.cluster:
             return LocalCollector(self.config, self.agent, self.algorithm, self.steps)
-        if learners.count() > 1:
-            raise GanglionError(
-                "a run has several learners or a cluster, not both; leave one of torchrun and --cluster"
-            )
         from training.cluster import ClusterCollector
 
         return ClusterCollector(self.config, self.agent, self.algorithm, self.steps)
@@ -249,7 +245,8 @@ class Trainer:
 def means(logs: list[dict[str, float]]) -> dict[str, float]:
     """Of what each learner logged: the mean of a quantity over those that have it."""
     names = dict.fromkeys(name for one in logs for name in one)
-    return {name: float(np.mean([one[name] for one in logs if name in one])) for name in names}
+    known = {name: [one[name] for one in logs if name in one] for name in names}
+    return {name: sum(values) / len(values) for name, values in known.items()}
 
 
 def best_return(run: Path) -> float:

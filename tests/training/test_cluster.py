@@ -201,6 +201,12 @@ def test_another_version_of_ray_is_one_error(cluster: Cluster, monkeypatch: pyte
         connect(cluster.address)
 
 
+def test_several_learners_on_a_cluster_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.learners.count", lambda: 2)
+    with pytest.raises(GanglionError, match="several learners or a cluster, not both"):
+        module.prepare(tiny("ppo", "local"))
+
+
 def test_what_cannot_be_shared_out_is_refused() -> None:
     with pytest.raises(GanglionError, match="actors is 6, expected at most one for each of 5 num_envs"):
         shares(tiny("ppo", ""), 6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +18,7 @@ from runtime.tables import Table
 
 if TYPE_CHECKING:
     from runtime.bundle import Bundle
+    from runtime.results import Rows
 
 T = TypeVar("T")
 
@@ -53,6 +55,13 @@ def with_progress(what: str, work: Callable[[Callable[[float, float], None]], T]
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         return work(lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def kept(results: Path | None) -> AbstractContextManager[Rows | None]:
+    """Takes rows for the folder `results`, or is None if there is none."""
+    from runtime.results import results_folder
+
+    return nullcontext() if results is None else results_folder(results)
 
 
 def show(what: object) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ganglion.console import finish, load, load_or_draft, show, with_progress
+from ganglion.console import finish, kept, load, load_or_draft, show, with_progress
 from ganglion.options import JsonPath, Names, Steps, TrustedKeys, comma_separated
 from runtime.errors import GanglionError
 from runtime.tables import comparison_table, off_policy_table, replay_row, replay_table, replays_table
@@ -77,11 +76,6 @@ class _Replaying:
         )
         return [Replayed(file, bundle.contract, outcome) for outcome in outcomes]
 
-    def _kept(self) -> AbstractContextManager[Rows | None]:
-        from runtime.results import results_folder
-
-        return nullcontext() if self.results is None else results_folder(self.results)
-
     def _report(self, title: str, runs: Sequence[Replayed]) -> None:
         if self.report is not None:
             from runtime.replay.report.page import write_report
@@ -113,7 +107,7 @@ class Replay(_Replaying):
         bundle = load(file, self.trusted_keys)
         wanted = self._jobs(bags, self.mode)
         work = Exports(tuple(wanted), self.csv, self.parquet, self.mcap)
-        with self._kept() as keep:
+        with kept(self.results) as keep:
             runs = self._replay(file, bundle, wanted, work, keep)
         failed = sum(bool(run.outcome.error) for run in runs)
         if len(runs) == 1 and failed:
@@ -146,7 +140,7 @@ class Compare(_Replaying):
             raise GanglionError("give two or more bundles, and bags: ganglion compare FILE FILE… --bags BAG…")
         wanted = self._jobs(self.bags, "raw")
         runs = []
-        with self._kept() as keep:
+        with kept(self.results) as keep:
             for file in self.files:
                 runs += self._replay(file, load(file, self.trusted_keys), wanted, replay, keep)
         runs.sort(key=lambda run: wanted.index(run.outcome.job))  # what belongs together stands together

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ganglion.console import finish, load, load_or_draft, show, show_table, with_progress
+from ganglion.console import finish, kept, load, load_or_draft, show, show_table, with_progress
 from ganglion.options import BundlePath, Command, JsonPath, Names, Steps, cli
 from runtime.errors import GanglionError
 from runtime.tables import evaluation_table
@@ -312,12 +311,11 @@ class Eval:
     """Also write the result to this file."""
 
     def run(self) -> None:
-        from runtime.results import results_folder
         from sim.evaluate import evaluate
 
         bundle = load(self.file)
         asked = (self.task, self.episodes, self.refine, self.faults, self.worlds, self.seed, self.workers)
-        with nullcontext() if self.results is None else results_folder(self.results) as keep:
+        with kept(self.results) as keep:
             each = None if keep is None else keep.add
             result = with_progress("episodes", lambda progress: evaluate(bundle, *asked, progress, self.cluster, each))
         finish(f"{self.file}: {result['task']}", evaluation_table(result), result, self.json)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster
+
+
+def processes_of(node: Any, title: str) -> list[int]:
+    """Those on a node of the test's cluster, whose title holds `title`."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    found = subprocess.run(["pgrep", "-P", str(raylet), "-f", title], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -50,6 +50,9 @@ class Outcome:
 Work = Callable[[Path, Bundle, ReplayOptions, Progress], ReplayResult]
 """What is done for a job; it can be pickled, and raises GanglionError for what the user can put right."""
 
+Ended = Generator[tuple[int, Outcome], None, None]
+"""The index of each job with what became of it, in any order."""
+
 
 def jobs(paths: Sequence[Path], options: ReplayOptions, refine: Sequence[int] = ()) -> list[Job]:
     """One for every bag of `paths` and every K; a folder stands for the bags in it.
@@ -79,7 +82,6 @@ def replay_many(
     if workers < 1:
         raise BagError(f"workers is {workers}, expected 1 or more")
     done = [0.0] * len(wanted)
-    note = each or (lambda outcome: None)
 
     def tell(index: int, fraction: float) -> None:
         done[index] = fraction
@@ -87,15 +89,19 @@ def replay_many(
             progress(sum(done), len(done))
 
     if cluster:
-        return _on_cluster(wanted, bundle, cluster, work, tell, note)
-    if min(workers, len(wanted)) == 1:
-        outcomes = []
-        for index, job in enumerate(wanted):
-            outcomes.append(_attempt(job, bundle, work, partial(tell, index)))
-            note(outcomes[-1])
+        ended = _on_cluster(wanted, bundle, cluster, work)
+    elif min(workers, len(wanted)) == 1:
+        ended = ((i, _attempt(job, bundle, work, partial(tell, i))) for i, job in enumerate(wanted))
+    else:
+        ended = _in_parallel(wanted, bundle, workers, work, tell)
+    outcomes: dict[int, Outcome] = {}
+    with closing(ended):
+        for index, outcome in ended:
+            outcomes[index] = outcome
+            if each is not None:
+                each(outcome)
             tell(index, 1.0)
-        return outcomes
-    return _in_parallel(wanted, bundle, workers, work, tell, note)
+    return [outcomes[i] for i in range(len(wanted))]
 
 
 def _attempt(job: Job, bundle: Bundle, work: Work, tell: Callable[[float], None]) -> Outcome:
@@ -106,19 +112,13 @@ def _attempt(job: Job, bundle: Bundle, work: Work, tell: Callable[[float], None]
 
 
 def _in_parallel(
-    wanted: Sequence[Job],
-    bundle: Bundle,
-    workers: int,
-    work: Work,
-    tell: Callable[[int, float], None],
-    note: Callable[[Outcome], None],
-) -> list[Outcome]:
-    outcomes: dict[int, Outcome] = {}
+    wanted: Sequence[Job], bundle: Bundle, workers: int, work: Work, tell: Callable[[int, float], None]
+) -> Ended:
     waiting: Iterator[tuple[int, Job]] = iter(enumerate(wanted))
     running: dict[Connection, tuple[int, BaseProcess]] = {}
     context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not survive a fork
     try:
-        while len(outcomes) < len(wanted):
+        while True:
             while len(running) < workers and (next_job := next(waiting, None)) is not None:
                 ours, theirs = context.Pipe(duplex=False)
                 process: BaseProcess = context.Process(
@@ -127,6 +127,8 @@ def _in_parallel(
                 process.start()
                 theirs.close()
                 running[ours] = next_job[0], process
+            if not running:
+                return
             for ready in wait(list(running)):
                 assert isinstance(ready, Connection)
                 index, process = running[ready]
@@ -136,38 +138,26 @@ def _in_parallel(
                     process.join()
                     text = f"the process that replayed {wanted[index].bag} ended with {_cause(process.exitcode)}"
                     message = Outcome(wanted[index], None, text)
-                if isinstance(message, Outcome):
-                    outcomes[index] = message
-                    note(message)
-                    del running[ready]
-                    ready.close()
-                    process.join()
-                tell(index, 1.0 if isinstance(message, Outcome) else message)
+                if not isinstance(message, Outcome):
+                    tell(index, message)
+                    continue
+                del running[ready]
+                ready.close()
+                process.join()
+                yield index, message
     finally:
         for _, process in running.values():
             process.terminate()
             process.join()
-    return [outcomes[i] for i in range(len(wanted))]
 
 
-def _on_cluster(
-    wanted: Sequence[Job],
-    bundle: Bundle,
-    cluster: str,
-    work: Work,
-    tell: Callable[[int, float], None],
-    note: Callable[[Outcome], None],
-) -> list[Outcome]:
+def _on_cluster(wanted: Sequence[Job], bundle: Bundle, cluster: str, work: Work) -> Ended:
     from runtime.fleet import connect, spread
 
     connect(cluster)
     there = [replace(job, bag=job.bag.resolve()) for job in wanted]
-    outcomes: dict[int, Outcome] = {}
     for index, outcome in spread(_task, (bundle, work), there):
-        outcomes[index] = replace(outcome, job=wanted[index])
-        note(outcomes[index])
-        tell(index, 1.0)
-    return [outcomes[i] for i in range(len(wanted))]
+        yield index, replace(outcome, job=wanted[index])
 
 
 def _task(shared: tuple[Bundle, Work], job: Job) -> Outcome:

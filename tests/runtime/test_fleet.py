@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +29,7 @@ from runtime.replay.batch import Outcome, jobs, replay_many
 from runtime.replay.options import ReplayOptions
 from runtime.results import results_folder
 from sim.evaluate import evaluate
-from tests.clusters import two_nodes
+from tests.clusters import processes_of, two_nodes
 from tests.runtime.replay.recording import Recording
 
 BAGS = 200
@@ -55,13 +54,6 @@ def folder(kuka: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bags
 
 
-def workers_of(node: Any) -> list[int]:
-    """Processes of the tasks on a node of the test's cluster."""
-    raylet = node.all_processes["raylet"][0].process.pid
-    found = subprocess.run(["pgrep", "-P", str(raylet), "-f", "ray::_do"], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]
-
-
 def test_200_bags_on_two_workers_one_of_which_is_killed_are_200_results(
     cluster: Cluster, folder: Path, kuka: Bundle, tmp_path: Path
 ) -> None:
@@ -73,7 +65,7 @@ def test_200_bags_on_two_workers_one_of_which_is_killed_are_200_results(
         keep.add({"bag": outcome.job.bag.name, "error": outcome.error})
         if not killed and len(rows) >= BAGS // 4:
             (other,) = cluster.worker_nodes
-            for pid in workers_of(other)[:1]:
+            for pid in processes_of(other, "ray::_do")[:1]:
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
 

@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 
 from runtime.errors import GanglionError
 from runtime.fleet import connect
-from tests.clusters import two_nodes
+from tests.clusters import processes_of, two_nodes
 from tests.training.algorithms.replayed import settings, short_run
 from training import cluster as module
 from training.agent.agent import Agent
@@ -88,13 +88,6 @@ def test_an_on_policy_run_is_the_same_on_the_cluster_as_here(
     assert last["cluster/actor_0_fps"] > 0.0
 
 
-def actors_of(node: Any) -> list[int]:
-    """Processes of the actors on a node of the test's cluster."""
-    raylet = node.all_processes["raylet"][0].process.pid
-    found = subprocess.run(["pgrep", "-P", str(raylet), "-f", "_Remote"], capture_output=True, text=True, check=True)
-    return [int(pid) for pid in found.stdout.split()]
-
-
 class Enough(Exception):
     """All that was to happen has happened."""
 
@@ -112,7 +105,7 @@ def test_training_outlives_a_worker_and_a_node_and_takes_in_another(
 
     (other,) = cluster.worker_nodes
     accidents: list[Callable[[], Any]] = [
-        lambda: os.kill(actors_of(other)[0], signal.SIGKILL),
+        lambda: os.kill(processes_of(other, "_Remote")[0], signal.SIGKILL),
         lambda: cluster.remove_node(other, allow_graceful=False),
         lambda: cluster.add_node(num_cpus=1),
     ]

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 from rich.console import Console
 
-from benchmarks.zoo import PUBLISHED, settings
+from benchmarks.zoo import PUBLISHED, WIDTH, settings
 from runtime.files import write_bytes, write_json
 from runtime.source import source_commit
+from training.algorithms.sac import SACOptions
 from training.checkpoint import load_agent
+from training.config import TrainConfig
 from training.evaluation import evaluate
 from training.progress import STEPS, WALL_TIME, read_progress
 from training.trainer import Status, resume, train
@@ -41,6 +43,10 @@ class Options:
     """One run each."""
     steps: int = 0
     """Environment steps of each run; 0 is as many as published."""
+    sac_gradient_steps: float = 1.0
+    """SAC's gradient steps per environment step; 1 is what the zoo makes."""
+    sac_width: int = WIDTH["sac"]
+    """Of both hidden layers of SAC's networks."""
     episodes: int = 100
     """Of the deployed action at the end."""
     workers: int = 2
@@ -69,7 +75,7 @@ def _run(env: str, algo: str, seed: int, options: Options) -> dict[str, Any]:
     run = options.output / f"{env}-{algo}-{seed}"
     result = run / "result.json"
     if not result.exists():
-        config = settings(f"gym:{env}", algo, seed, options.steps or None, options.threads, options.workers)
+        config = _settings(env, algo, seed, options)
         report = _Report(run.name)
         if not (run / "config.json").exists():
             train(config, run, report)
@@ -81,6 +87,15 @@ def _run(env: str, algo: str, seed: int, options: Options) -> dict[str, Any]:
         write_json(result, found | {"commit": source_commit()})
     known: dict[str, Any] = json.loads(result.read_text())
     return known | {"published": PUBLISHED.get((env, algo)), "curve": _curve(run)}
+
+
+def _settings(env: str, algo: str, seed: int, options: Options) -> TrainConfig:
+    config = settings(f"gym:{env}", algo, seed, options.steps or None, options.threads, options.workers)
+    if not isinstance(config.options, SACOptions):
+        return config
+    agent = replace(config.agent, hidden=options.sac_width)
+    learning = replace(config.options, gradient_steps=options.sac_gradient_steps)
+    return replace(config, agent=agent, options=learning)
 
 
 def _curve(run: Path) -> list[dict[str, float]]:

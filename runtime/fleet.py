@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
 
 from runtime.errors import GanglionError
 
@@ -18,7 +21,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S")
 
+_LEAST_DISK = 1 << 20  # bytes, that Ray needs to start
 _LOOK_S = 1.0  # how often the size of the cluster is looked at
+_NO_ROOM = (
+    "object memory and disk of a node are full; free some of the disk of Ray's temporary folder there, or start the "
+    "node with more --object-store-memory"
+)
 RETRIES = 5
 """Of a task whose worker died."""
 
@@ -27,7 +35,7 @@ def connect(address: str) -> None:
     """Join the cluster at `address` (host:port, or auto for the one that this machine belongs to), or start one here
     (local). Does nothing in a process that belongs to one.
 
-    Raises GanglionError if there is none, or it is of another version of Ray or Python.
+    Raises GanglionError if there is none, it is of another version of Ray or Python, or the disk here is full.
     """
     if ray.is_initialized():
         return
@@ -37,6 +45,8 @@ def connect(address: str) -> None:
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
     if ":" in address:
         _require_listener(address)
+    if address == "local":
+        _require_disk()
     try:
         if address == "local":
             ray.init(address="local", include_dashboard=False, **quiet)
@@ -51,6 +61,15 @@ def connect(address: str) -> None:
     finally:
         if in_main:  # Ray puts its own in its place, which would end a run unsaved
             signal.signal(signal.SIGTERM, handler)
+
+
+def _require_disk() -> None:
+    folder = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()))
+    if folder.is_dir() and shutil.disk_usage(folder).free < _LEAST_DISK:
+        raise GanglionError(
+            f"cannot start a Ray cluster here: the disk of {folder} is full; free some of it, or let RAY_TMPDIR name "
+            "another folder"
+        )
 
 
 def _require_listener(address: str) -> None:
@@ -72,7 +91,7 @@ def spread(work: Callable[[S, T], R], shared: S, items: Sequence[T]) -> Iterator
     and again.
     """
     do = ray.remote(num_cpus=1, max_retries=RETRIES)(_do)
-    common, waiting = ray.put((work, shared)), iter(enumerate(items))
+    common, waiting = put((work, shared)), iter(enumerate(items))
     running: dict[Any, int] = {}
     try:
         while True:
@@ -95,12 +114,27 @@ def _do(common: tuple[Callable[[S, T], R], S], item: T) -> R:
     return work(shared, item)
 
 
+def put(value: object) -> Any:
+    """Where the cluster keeps `value`. Raises GanglionError if it has no room for it."""
+    try:
+        return ray.put(value)
+    except (OutOfDiskError, ObjectStoreFullError) as error:
+        raise GanglionError(f"the Ray cluster cannot keep what is sent to its nodes: {_NO_ROOM}") from error
+
+
+def own_fault(who: str, error: RayTaskError) -> GanglionError:
+    """That `who` failed on the cluster, which would happen again."""
+    if isinstance(error.cause, (OutOfDiskError, ObjectStoreFullError)):
+        return GanglionError(f"the Ray cluster cannot keep what {who} gave: {_NO_ROOM}")
+    return GanglionError(f"{who} failed on the cluster: {str(error.cause).splitlines()[0]}")
+
+
 def result_of(answer: Any, item: object) -> Any:
     """What a task with `RETRIES` gave for `item`. Raises GanglionError if it failed, or its workers died each time."""
     try:
         return ray.get(answer)
     except RayTaskError as error:
-        raise GanglionError(f"{item} failed on the cluster: {str(error.cause).splitlines()[0]}") from error
+        raise own_fault(str(item), error) from error
     except RayError as error:
         raise GanglionError(
             f"the workers of {item} died {RETRIES + 1} times ({type(error).__name__}); memory is the usual cause"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from runtime.errors import GanglionError
 from runtime.files import replacing
@@ -14,25 +14,21 @@ from runtime.files import replacing
 _EVERY_S = 5.0  # a file at most
 
 
-class Rows(Protocol):
-    """Takes rows."""
+class Rows:
+    """Keeps rows in a folder."""
 
-    def add(self, row: dict[str, Any]) -> None:
-        """The next; every one has the same columns, of plain values or None."""
-
-
-class _Folder:
     def __init__(self, folder: Path) -> None:
         self._folder, self._files, self._written = folder, 0, time.monotonic()
         self._waiting: list[dict[str, Any]] = []
 
     def add(self, row: dict[str, Any]) -> None:
+        """The next; every one has the same columns, of plain values or None. Raises GanglionError as `flush` does."""
         self._waiting.append(row)
         if time.monotonic() - self._written > _EVERY_S:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has been added to a file of its own, all or nothing."""
+        """Write those that wait to a file of their own, all or nothing. Raises GanglionError if that fails."""
         if not self._waiting:
             return
         import pyarrow as pa
@@ -51,7 +47,7 @@ def results_folder(folder: Path) -> Iterator[Rows]:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise GanglionError(f"{folder} is not an empty folder; give another one for the results")
-    rows = _Folder(folder)
+    rows = Rows(folder)
     try:
         yield rows
     finally:

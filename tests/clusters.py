@@ -20,11 +20,15 @@ def processes_of(node: Any, title: str) -> list[int]:
 
 
 @contextmanager
-def two_nodes(**settings: Any) -> Iterator[Cluster]:
-    """A head with these system settings and another node, with a CPU each; both end with the context."""
+def two_nodes(object_store_memory: int | None = None, **settings: Any) -> Iterator[Cluster]:
+    """A head with these system settings and another node; both end with the context.
+
+    Each has a CPU and so many bytes for objects, or as many as Ray likes.
+    """
     before = signal.getsignal(signal.SIGTERM)
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": settings})
-    started.add_node(num_cpus=1)
+    node = {"num_cpus": 1, "object_store_memory": object_store_memory}
+    started = Cluster(initialize_head=True, head_node_args=node | {"_system_config": settings})
+    started.add_node(**node)
     signal.signal(signal.SIGTERM, before)  # a node has its own, which ends the process
     try:
         yield started

@@ -23,7 +23,7 @@ from ray.exceptions import ActorUnschedulableError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runtime.errors import GanglionError
-from runtime.fleet import connect
+from runtime.fleet import connect, own_fault, put
 from runtime.source import source_commit
 from training import learners
 from training.agent.agent import Agent
@@ -153,7 +153,7 @@ class ClusterCollector:
 
     def _policy(self) -> Any:
         state = {name: value.detach().cpu().clone() for name, value in self._agent.state_dict().items()}
-        return ray.put(Policy(self._version, state, self._algorithm.explorer()))
+        return put(Policy(self._version, state, self._algorithm.explorer()))
 
     def _ask(self, actor: _Actor, policy: Any) -> None:
         self._pending[actor.handle.collect.remote(policy)] = actor
@@ -173,7 +173,7 @@ class ClusterCollector:
                     self._ask(actor, policy)
                     continue
                 except RayTaskError as error:
-                    raise GanglionError(f"actor {actor.index} failed: {str(error.cause).splitlines()[0]}") from error
+                    raise own_fault(f"actor {actor.index}", error) from error
                 self._deaths, actor.young = 0, False
                 actor.fragments += 1
                 actor.speed = fragment.rollout.reward.numel() / fragment.seconds

@@ -7,21 +7,26 @@ The same settings and the same simulations, on-policy, without learning: policie
 round gives each of these a turn: `--workers` processes that share the simulations, as without a cluster, and each
 number of actors on a Ray cluster that is started here. Speed is environment steps per second over `--rollouts` rollouts
 after a first one. Ratios are to the former, round by round; give the machine nothing else to do meanwhile.
+
+What `benchmarks.scale_model` expects of each number of actors stands beside its speed; then follows what it expects of
+clusters up to a thousand cores, with an actor of `--num-envs` simulations on each, and of learning.
 """
 
 from __future__ import annotations
 
 import time
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import ray
 import torch
 import tyro
 from rich.console import Console
 
+from benchmarks.scale_model import Costs, extrapolated, measure
 from runtime.files import write_bytes, write_json
 from runtime.fleet import connect
 from runtime.source import source_commit
@@ -53,6 +58,8 @@ class Options:
     """Turns of each."""
     cluster: str = "local"
     """Address of the cluster; local starts one here."""
+    sizes: tuple[int, ...] = (1, 8, 64, 256, 1000)
+    """Cores of the clusters that the model is asked about."""
     json: Path | None = None
     """Also write the figures to this file."""
     markdown: Path | None = None
@@ -87,17 +94,28 @@ def main(options: Options) -> list[dict[str, Any]]:
     for _ in range(o.rounds):
         for count in counts:
             speeds[count].append(turn(count))
+    costs, cores = measure(config, agent, algorithm), int(ray.cluster_resources()["CPU"])
     rows = [
-        {"actors": n, "speeds": s, "ratios": [a / b for a, b in zip(s, speeds[0])], "commit": source_commit()}
+        {"actors": n, "speeds": s, "ratios": [a / b for a, b in zip(s, speeds[0])], "model": _model(costs, n, cores, o)}
         for n, s in speeds.items()
     ]
-    text = table(rows, o.workers)
-    Console(soft_wrap=True).print(text, markup=False)
+    text = f"{table(rows, o.workers)}\n{extrapolated(costs, o.sizes, o.num_envs, o.horizon)}"
+    hours = costs.core_hours(o.num_envs, o.horizon)
+    Console(soft_wrap=True).print(f"{text}\n{hours:.3g} core-hours for a million steps", markup=False)
     if o.json:
-        write_json(o.json, {"task": o.task, "num_envs": o.num_envs, "horizon": o.horizon, "rows": rows})
+        head = {"task": o.task, "num_envs": o.num_envs, "horizon": o.horizon, "commit": source_commit()}
+        write_json(o.json, head | {"rows": rows, "costs": asdict(costs), "core_hours": hours})
     if o.markdown:
         write_bytes(o.markdown, text.encode())
     return rows
+
+
+def _model(costs: Costs, actors: int, cores: int, options: Options) -> float | None:
+    """Expected steps per second without learning, of actors."""
+    if not actors:
+        return None
+    phases = costs.phases(actors, cores, options.num_envs, options.horizon)
+    return options.num_envs * options.horizon / (phases["simulating"] + phases["exchanging"])
 
 
 def _speed(collector: Collects, rollouts: int) -> float:
@@ -110,12 +128,13 @@ def _speed(collector: Collects, rollouts: int) -> float:
 
 def table(rows: list[dict[str, Any]], workers: int) -> str:
     """In Markdown: medians, and the range of the ratios."""
-    lines = ["| who simulates | steps/s | of the processes |", "|---|---|---|"]
+    lines = ["| who simulates | steps/s | of the processes | steps/s of the model |", "|---|---|---|---|"]
     for row in rows:
         who = f"{row['actors']} actors" if row["actors"] else f"{workers} processes"
         ratios = row["ratios"]
         share = f"{np.median(ratios):.0%} ({min(ratios):.0%} to {max(ratios):.0%})" if row["actors"] else "–"
-        lines.append(f"| {who} | {np.median(row['speeds']):,.0f} | {share} |")
+        model = f"{row['model']:,.0f}" if row["model"] else "–"
+        lines.append(f"| {who} | {np.median(row['speeds']):,.0f} | {share} | {model} |")
     return "\n".join(lines) + "\n"
 
 

@@ -9,6 +9,7 @@ learners are apart, and how far they have come.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +20,14 @@ from torch.nn.utils import parameters_to_vector
 from tests.training.algorithms import replayed, rollouts
 from training import learners
 from training.agent.situation import Situation
+from training.algorithms import bc
+from training.checkpoint import build_agent
 from training.replay_buffer import Batch
 from training.rollout import Rollout
 
 UPDATES, SHARES = 10, 2
-OFF_POLICY = ("ddpg", "td3", "sac", "offpac", "svg", "bpo", "vfe")
+OFF_POLICY = ("ddpg", "td3", "sac", "offpac", "svg", "bpo", "vfe", "dqn")
+FITTED = ("fqi", "nfqca")
 
 
 def share(rollout: Rollout, index: int) -> Rollout:
@@ -43,8 +47,8 @@ def rows(batch: Batch, index: int) -> Batch:
 
 def learn(algo: str, index: int | None, updates: int = UPDATES) -> Tensor:
     """Parameters of the agent after so many updates, on the share `index` of the experience or on all of it."""
-    algorithm = off_policy(algo, index, updates) if algo in OFF_POLICY else on_policy(algo, index, updates)
-    return parameters_to_vector(algorithm.agent.parameters()).detach()
+    kind = off_policy if algo in OFF_POLICY else fitted if algo in FITTED else cloned if algo == "bc" else on_policy
+    return parameters_to_vector(kind(algo, index, updates).agent.parameters()).detach()
 
 
 def on_policy(algo: str, index: int | None, updates: int) -> Any:
@@ -63,10 +67,38 @@ def on_policy(algo: str, index: int | None, updates: int) -> Any:
 
 def off_policy(algo: str, index: int | None, updates: int) -> Any:
     """By gradient steps on drawn transitions."""
-    algorithm = replayed.make(algo)
+    algorithm = replayed.make(algo, task="cartpole_push" if algo == "dqn" else "cartpole")
     for update in range(updates):
         batch = replayed.make_batch(algorithm, 32, seed=update)
+        if algo == "dqn":
+            batch = replace(batch, action=(batch.action[:, 0] > 0).long())
         algorithm.learn(batch if index is None else rows(batch, index))
+    return algorithm
+
+
+def fitted(algo: str, index: int | None, updates: int) -> Any:
+    """By iterations on base points, in minibatches. No episode ends, so that every point has a best next action."""
+    algorithm = replayed.make(algo, batch_size=16 if index is None else 16 // SHARES)
+    algorithm.random_action = lambda s: torch.full((len(s.x), 1), 0.5)  # where a search begins
+    for update in range(updates):
+        points = replayed.make_batch(algorithm, 64, seed=update)
+        points = replace(points, terminated=torch.zeros_like(points.terminated))
+        algorithm.buffer.at_most = lambda count, p=points: p if index is None else rows(p, index)
+        for _ in algorithm.improve(8):
+            pass
+    return algorithm
+
+
+def cloned(algo: str, index: int | None, updates: int) -> Any:
+    """By the actions of rollouts as a teacher's advice."""
+    setattr(bc, "load_teacher", lambda path, config: build_agent(config))  # noqa: B010
+    algorithm: Any = rollouts.learner(rollouts.plain("cartpole", algo))
+    for update in range(updates):
+        rollout = rollouts.random_rollout(algorithm.agent, ticks=16, count=4)
+        rollout = replace(rollout, action=rollout.action + 0.1 * update)
+        rollout = rollout if index is None else share(rollout, index)
+        algorithm._advice = deque(rollout.action)
+        algorithm.update(rollout)
     return algorithm
 
 

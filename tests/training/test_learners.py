@@ -15,6 +15,7 @@ import torch
 
 from tests.training import learner_process
 from training import learners
+from training.algorithms import ALGORITHMS
 from training.checkpoint import load_checkpoint
 from training.progress import STEPS, read_progress
 from training.replay_buffer import FILE, file_of
@@ -23,6 +24,7 @@ from training.trainer import means
 ROOT = Path(__file__).parents[2]
 ON_POLICY = ["a2c", "vpg", "reinforce", "npg", "trpo", "ppo"]
 OFF_POLICY = list(learner_process.OFF_POLICY)
+FITTED = [*learner_process.FITTED, "bc"]
 TINY = (
     "cartpole --num-envs 2 --workers 1 --horizon 16 --sequence 16 --overshoot 0 --model-only-steps 0 "
     "--agent.hidden 8 --device cpu --log-every 1 --checkpoint-every 64 --eval-every 0 "
@@ -46,7 +48,11 @@ def finished(process: subprocess.Popen[str]) -> str:
     return out
 
 
-@pytest.mark.parametrize("algos", [ON_POLICY, OFF_POLICY], ids=["on policy", "off policy"])
+def test_every_algorithm_is_compared() -> None:
+    assert {*ON_POLICY, *OFF_POLICY, *FITTED} == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("algos", [ON_POLICY, OFF_POLICY, FITTED], ids=["on policy", "off policy", "fitted"])
 def test_two_learners_equal_one_with_twice_the_batch(algos: list[str]) -> None:
     """To 1e-5 after ten updates in float64; see learner_process."""
     lines = finished(torchrun(2, "tests.training.learner_process", *algos)).splitlines()

@@ -39,9 +39,9 @@ def float64() -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
 
 
-def settings(name: str, hidden: int = 8, **options: Any) -> TrainConfig:
+def settings(name: str, hidden: int = 8, task: str = "cartpole", **options: Any) -> TrainConfig:
     """Of the cart-pole without a model and without failing sensors."""
-    config = preset("cartpole", name)
+    config = preset(task, name)
     agent = replace(config.agent, hidden=hidden, inference=HOLD)
     plain = replace(config, agent=agent, refine=(0,), model_epochs=0, workers=1, gamma=GAMMA)
     return replace(plain, options=replace(config.options, **options))
@@ -49,7 +49,7 @@ def settings(name: str, hidden: int = 8, **options: Any) -> TrainConfig:
 
 def short_run(name: str) -> TrainConfig:
     """3,072 steps on the cart-pole, 512 of them at random, and 1,280 gradient steps."""
-    rates = {"learning_rate": 2e-3, "critic_learning_rate": 2e-3}
+    rates: dict[str, Any] = {"learning_rate": 2e-3, "critic_learning_rate": 2e-3}
     config = settings(name, 32, learning_starts=512, batch_size=64, gradient_steps=0.5, **rates)
     options = replace(config.options, tau=0.03) if isinstance(config.options, OffPolicyOptions) else config.options
     return replace(config, gamma=0.98, steps=3072, num_envs=8, horizon=16, eval_every=0, options=options)

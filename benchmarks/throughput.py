@@ -55,6 +55,8 @@ class Options:
     """Task with a continuous action, of gymnasium or our own."""
     settings: Literal["zoo", "library"] = "zoo"
     """Whose settings: those tuned for the benchmark, or the defaults of Stable-Baselines3."""
+    num_envs: int = 0
+    """Environments of PPO, with minibatches as large as before; 0 is as many as the settings say."""
     rounds: int = 3
     """Turns of each."""
     updates: int = 2
@@ -128,14 +130,8 @@ def main(options: Options) -> list[dict[str, Any]]:
 
 
 def _measure(algo: str, options: Options) -> dict[str, Any]:
-    if options.settings == "zoo":
-        usual = settings(options.task, algo, 0, None, options.threads, options.workers)
-    else:
-        usual = library_settings(options.task, algo, 0, options.threads, options.workers)
-    usual = replace(usual, worlds=(NOMINAL,))
+    usual = _usual(algo, options)
     sde = options.sde and options.settings == "zoo"
-    faster = {"compile": options.compile} | ({"bf16": options.bf16} if algo == "sac" else {})
-    usual = replace(usual, options=replace(usual.options, **faster))
     config, warm = _short(usual, options)
     speeds: dict[str, list[float]] = {who: [] for who in (_OURS, _ONE, _EACH)}
     for _ in range(options.rounds):
@@ -150,6 +146,20 @@ def _measure(algo: str, options: Options) -> dict[str, Any]:
             turns = [Turn(who, c, warm, sde, options.episodes) for c in longer]
             row["returns"][who] = [_apart(turn)[1] for turn in turns]
     return row
+
+
+def _usual(algo: str, options: Options) -> TrainConfig:
+    """The settings of a whole run."""
+    if options.settings == "zoo":
+        usual = settings(options.task, algo, 0, None, options.threads, options.workers)
+    else:
+        usual = library_settings(options.task, algo, 0, options.threads, options.workers)
+    usual = replace(usual, worlds=(NOMINAL,))
+    if options.num_envs and isinstance(usual.options, PPOOptions):
+        minibatches = max(1, usual.options.minibatches * options.num_envs // usual.num_envs)
+        usual = replace(usual, num_envs=options.num_envs, options=replace(usual.options, minibatches=minibatches))
+    faster = {"compile": options.compile} | ({"bf16": options.bf16} if algo == "sac" else {})
+    return replace(usual, options=replace(usual.options, **faster))
 
 
 def _short(config: TrainConfig, options: Options) -> tuple[TrainConfig, int]:

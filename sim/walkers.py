@@ -5,9 +5,11 @@ What they observe and earn stays the same to the last bit; a step takes half as 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+from pybullet_envs_gymnasium.gym_locomotion_envs import WalkerBaseBulletEnv
 from pybullet_envs_gymnasium.robot_locomotors import WalkerBase
 
 from runtime.limits import within
@@ -17,21 +19,23 @@ _LARGEST = 5.0  # the benchmark's bound of every reading
 
 
 def hasten(env: Any) -> None:
-    """Give the robot of `env` faster methods, if it is one of the benchmark's walkers and has no others of its own."""
+    """Give `env` and its robot faster methods, if it is one of the benchmark's walkers and has no others of its own."""
     robot = getattr(env, "robot", None)
     if not isinstance(robot, WalkerBase) or type(robot).calc_state is not WalkerBase.calc_state:
         return
-    walker = _Walker(robot)
+    walker = _Walker(env, robot)
     vars(robot)["calc_state"] = walker.calc_state
     if type(robot).apply_action is WalkerBase.apply_action:
         vars(robot)["apply_action"] = walker.apply_action
+    if type(env).step is WalkerBaseBulletEnv.step:
+        vars(env)["step"] = walker.step
 
 
 class _Walker:
     """Reads all joints, links and contacts of a robot at once."""
 
-    def __init__(self, robot: Any) -> None:
-        self.robot = robot
+    def __init__(self, env: Any, robot: Any) -> None:
+        self.env, self.robot = env, robot
         self._counts = (0, 0)
         self._contacts: dict[int, list[Any]] = {}
 
@@ -73,7 +77,8 @@ class _Walker:
             robot.initial_z = z
         ahead, aside = robot.walk_target_x - x, robot.walk_target_y - y
         robot.walk_target_theta = np.arctan2(aside, ahead)
-        robot.walk_target_dist = np.linalg.norm([aside, ahead])
+        away = np.array((aside, ahead))
+        robot.walk_target_dist = math.sqrt(away.dot(away))
         angle = robot.walk_target_theta - yaw
         cos, sin = np.cos(-yaw), np.sin(-yaw)
         vx, vy, vz = np.dot(np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]), velocity)
@@ -106,6 +111,27 @@ class _Walker:
             self._contacts.setdefault(contact[3], []).append(contact)
         for foot in self.robot.feet:
             foot.contact_list = lambda link=foot.bodyPartIndex: self._contacts.get(link, ())
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """A tick with a normalised action (A,): torques, physics, and the sum of five rewards."""
+        env, robot = self.env, self.robot
+        robot.apply_action(action)
+        env.scene.global_step()
+        state = robot.calc_state()
+        env._alive = float(robot.alive_bonus(state[0] + robot.initial_z, robot.body_rpy[1]))
+        done = bool(env._isDone()) or not np.isfinite(state).all()
+        before, env.potential = env.potential, robot.calc_potential()
+        for i, foot in enumerate(robot.feet):
+            on_ground = any((c[2], c[4]) in env.ground_ids for c in self._contacts.get(foot.bodyPartIndex, ()))
+            robot.feet_contact[i] = float(on_ground)
+        count = len(action)
+        electricity = env.electricity_cost * float(np.add.reduce(np.abs(action * robot.joint_speeds)) / count)
+        electricity += env.stall_torque_cost * float(np.add.reduce(np.square(action)) / count)
+        at_limit = float(env.joints_at_limit_cost * robot.joints_at_limit)
+        env.rewards = [env._alive, float(env.potential - before), electricity, at_limit, 0.0]
+        reward = sum(env.rewards)
+        env.reward += reward
+        return state, reward, done, False, {}
 
     def apply_action(self, action: np.ndarray) -> None:
         """Torques for a normalised action (A,)."""

@@ -25,7 +25,7 @@ def compiled(function: F, wanted: bool) -> F:
     import torch._dynamo.config as tracing
 
     tracing.trace_autograd_ops = True  # torch.autograd.grad becomes part of what is compiled, where torch can do that
-    return cast(F, torch.compile(function))
+    return cast(F, torch.compile(function, options={"size_asserts": False}))  # of what it allocates itself
 
 
 def products(like: Tensor, bf16: bool) -> torch.autocast:

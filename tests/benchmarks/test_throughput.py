@@ -52,6 +52,13 @@ def test_ours_is_divided_by_the_faster_of_theirs(monkeypatch: pytest.MonkeyPatch
     assert [turn.config.steps for turn in asked] == [3 * 16 * 512] * 9 + [10_000] * 2
 
 
+def test_more_environments_keep_the_size_of_minibatches() -> None:
+    """16 x 512 in 128 minibatches are 64 each, and so are 64 x 512 in 512."""
+    usual = throughput._usual("ppo", Options(settings="library", num_envs=64))
+    assert isinstance(usual.options, PPOOptions)
+    assert (usual.num_envs, usual.horizon, usual.options.minibatches) == (64, 512, 512)
+
+
 @pytest.mark.parametrize("algo", ["ppo", "sac"])
 def test_ours_runs_with_the_zoo_s_settings(algo: str) -> None:
     speed, returned = throughput._ours(tiny(algo))

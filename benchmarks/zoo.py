@@ -4,9 +4,9 @@ Its tuned settings (hyperparams/ppo.yml and sac.yml) hold here, with these diffe
 layers: 350 and 350 have as many weights as SAC's 400 and 300. Exploration is independent from tick to tick, not by
 noise that depends on the state (gSDE), and PPO's begins with a standard deviation of 0.6: theirs, exp(-2) times the
 length of the last layer's output, comes to about as much. Readings are not normalised; the environments bound them to
-5. Rewards are times 1 - gamma, not divided by a running deviation. Schedules are constant: only Hopper's are not (a
-clip range from 0.4 and SAC's step size fall to 0 there). The plain agent holds the last reading and learns no model, so
-that only the algorithm is compared.
+5. Rewards are times 1 - gamma, not divided by a running deviation. On Hopper SAC's step sizes fall to 0, as theirs do;
+PPO's clip range of 0.4, which falls there too, stays as it is. The plain agent holds the last reading and learns no
+model, so that only the algorithm is compared.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def settings(
     replay = SACOptions(
         learning_rate=7.3e-4, critic_learning_rate=7.3e-4, ent_coef=1.0, ent_coef_learning_rate=7.3e-4, tau=0.02,
         batch_size=256, gradient_steps=1.0, buffer_size=300_000, learning_starts=10_000, bf16=True, compile=True,
+        anneal="Hopper" in task,
     )  # fmt: skip
     return replace(plain, gamma=0.98, num_envs=8, horizon=1, sequence=1, options=replay)
 

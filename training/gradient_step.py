@@ -51,6 +51,10 @@ class AdamState(NamedTuple):
     """()."""
     eps: float
 
+    def slower(self, factor: float) -> AdamState:
+        """With a step size that is so many times as large; a tensor, which may change without compiling anew."""
+        return self._replace(learning_rate=torch.as_tensor(self.learning_rate * factor))
+
     def descend(self, loss: Tensor, longest: float = 0.0) -> None:
         """The step of the function `descend`, in place."""
         gradients = learners.averaged(torch.autograd.grad(loss, self.parameters))

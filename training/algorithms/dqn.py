@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
-from training import learners
 from training.agent.agent import Agent
 from training.agent.situation import Situation
 from training.algorithms.off_policy import ReplayOptions, StepByStep, adam, bellman_target
@@ -83,8 +82,7 @@ class DQN(StepByStep[DQNOptions]):
     def random_share(self) -> float:
         """Of the actions that are tried out."""
         o = self.options
-        progress = self.experienced * learners.count() / self.config.steps
-        return epsilon(progress, o.exploration_fraction, o.exploration_initial_eps, o.exploration_final_eps)
+        return epsilon(self.progress, o.exploration_fraction, o.exploration_initial_eps, o.exploration_final_eps)
 
     def try_out(self, situation: Situation) -> Tensor:
         return epsilon_greedy(self.agent.answer(situation.z), self.random_share)

@@ -118,6 +118,16 @@ class OffPolicy(Algorithm[P]):
         """Transitions so far."""
         return self.buffer.total if self._elsewhere is None else self._elsewhere
 
+    @property
+    def progress(self) -> float:
+        """Part of the run that is over, 0 to 1."""
+        return min(self.experienced * learners.count() / self.config.steps, 1.0)
+
+    @property
+    def learning_rate(self) -> float:
+        """Step size for the policy, now."""
+        return self.options.learning_rate
+
     def explorer(self) -> dict[str, Any]:
         return {"experienced": self.experienced}
 
@@ -151,7 +161,7 @@ class OffPolicy(Algorithm[P]):
             for name, loss in step.items():
                 losses.setdefault(name, []).append(loss)
         logs = {f"train/{name}": torch.stack(values).mean().item() for name, values in losses.items()}
-        return logs | {"train/learning_rate": self.options.learning_rate}
+        return logs | {"train/learning_rate": self.learning_rate}
 
     @abstractmethod
     def improve(self, steps: int) -> Iterator[dict[str, Tensor]]:

@@ -39,6 +39,8 @@ class SACOptions(ActorCriticOptions):
     """Adam's step size for the logarithm of the temperature; 0 keeps it as it is."""
     target_entropy: float | None = None
     """Entropy (nats) that the temperature aims at; minus the number of actions if none."""
+    anneal: bool = False
+    """Let all step sizes fall in a straight line to none at the end of the run."""
     bf16: bool = False
     """Multiply matrices in bfloat16 while learning, which is twice as fast on a processor that has it; weights stay as
     they are."""
@@ -84,6 +86,10 @@ class SAC(StepByStep[SACOptions]):
             "ent_coef_optimizer": self.ent_coef_optimizer,
         }
 
+    @property
+    def learning_rate(self) -> float:
+        return self.options.learning_rate * (1.0 - self.progress if self.options.anneal else 1.0)
+
     def try_out(self, situation: Situation) -> Tensor:
         return self.agent.distribution(situation.z).sample()
 
@@ -95,7 +101,10 @@ class SAC(StepByStep[SACOptions]):
         return distribution.sample_with_log_prob()
 
     def learn(self, batch: Batch) -> dict[str, Tensor]:
-        return self._step(batch, *map(adam_state, (self.critic_optimizer, self.optimizer, self.ent_coef_optimizer)))
+        states = [adam_state(o) for o in (self.critic_optimizer, self.optimizer, self.ent_coef_optimizer)]
+        if self.options.anneal:
+            states = [state.slower(1.0 - self.progress) for state in states]
+        return self._step(batch, *states)
 
     def _eager_step(
         self, batch: Batch, critics: AdamState, policy: AdamState, temperature: AdamState

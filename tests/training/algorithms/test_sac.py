@@ -45,6 +45,19 @@ def test_the_soft_value_of_a_quadratic_is_0_1129() -> None:
     assert value == pytest.approx(0.1129, abs=5e-5)
 
 
+def test_annealed_step_sizes_fall_in_a_straight_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adam's first step is as long as its step size: half-way through the run half as long, at its end nothing."""
+    moved = []
+    for progress in (0.0, 0.5, 1.0):
+        algorithm = make("sac", anneal=True, learning_rate=2e-3)
+        monkeypatch.setattr(type(algorithm), "progress", progress)
+        before = weights(algorithm.agent.policy)
+        algorithm.learn(make_batch(algorithm))
+        moved.append((weights(algorithm.agent.policy) - before).abs().max().item())
+        assert algorithm.learning_rate == 2e-3 * (1 - progress)
+    assert moved == pytest.approx([2e-3, 1e-3, 0.0], rel=1e-3)
+
+
 def test_under_the_optimal_gaussian_every_action_has_the_soft_value() -> None:
     """pi = N(a*, beta / c): q(a) - beta log pi(a) = v for every a, and any other Gaussian has less on average."""
     value, beta = BETA / 2 * math.log(2 * math.pi * BETA / C), torch.tensor(BETA, dtype=torch.float64)

@@ -10,6 +10,7 @@ progress.jsonl; pybullet.json holds the results and the curves, pybullet.md the 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from training.algorithms.sac import SACOptions
 from training.checkpoint import load_agent
 from training.config import TrainConfig
 from training.evaluation import evaluate
+from training.interrupts import Interrupted
 from training.progress import STEPS, WALL_TIME, read_progress
 from training.trainer import Status, resume, train
 
@@ -142,4 +144,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except Interrupted as interrupted:
+        sys.exit(f"{interrupted} and saved; give the same command again to go on")

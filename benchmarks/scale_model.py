@@ -33,7 +33,7 @@ _TIMES = 5
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds."""
+    """Seconds, and the size of what is sent."""
 
     call: float
     """A tick of an actor, beside its simulations."""
@@ -47,6 +47,8 @@ class Costs:
     """More for each of its transitions."""
     learning: float
     """Learning from a transition."""
+    size: float
+    """Bytes of a transition on its way to the process that learns."""
 
     def phases(self, actors: int, cores: int, num_envs: float, horizon: int) -> dict[str, float]:
         """Seconds of a rollout of `num_envs` simulations in all, by what they go into."""
@@ -73,7 +75,8 @@ def measure(config: TrainConfig, agent: Agent, algorithm: Algorithm[Any]) -> Cos
     transitions = [n * config.horizon for n in sizes]
     fragment, transition = _line(transitions, [_receive(f) for f in fragments])
     learning = _median(lambda: algorithm.update(fragments[0].rollout)) / transitions[0]
-    return Costs(call, step, _median(lambda: ray.put(policy)), fragment, transition, learning)
+    size = len(ray.cloudpickle.dumps(fragments[0])) / transitions[0]
+    return Costs(call, step, _median(lambda: ray.put(policy)), fragment, transition, learning, size)
 
 
 def _simulate(config: TrainConfig, policy: Policy) -> tuple[Fragment, float]:
@@ -122,11 +125,15 @@ def _line(sizes: Any, values: Any) -> tuple[float, float]:
 
 def extrapolated(costs: Costs, cores: tuple[int, ...], envs: int, horizon: int) -> str:
     """In Markdown: an actor on each core with `envs` simulations, learned from by one process."""
-    lines = ["| cores | steps/s | simulating | exchanging | learning | most goes into |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| cores | steps/s | simulating | exchanging | learning | most goes into | sent, MB/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for count in cores:
         phases = costs.phases(count, count, count * envs, horizon)
         whole = sum(phases.values())
         shares = " | ".join(f"{seconds / whole:.0%}" for seconds in phases.values())
         speed = count * envs * horizon / whole
-        lines.append(f"| {count:,} | {speed:,.0f} | {shares} | {max(phases, key=lambda name: phases[name])} |")
+        most, sent = max(phases, key=lambda name: phases[name]), speed * costs.size / 1e6
+        lines.append(f"| {count:,} | {speed:,.0f} | {shares} | {most} | {sent:.2g} |")
     return "\n".join(lines) + "\n"

@@ -27,7 +27,7 @@ def test_ratios_are_to_the_processes_of_the_same_round(monkeypatch: pytest.Monke
     monkeypatch.setattr(scale, "connect", lambda address: None)
     monkeypatch.setattr(scale, "ClusterCollector", Nothing)
     monkeypatch.setattr(scale, "LocalCollector", Nothing)
-    costs = Costs(call=1e-3, step=1e-4, policy=0.0, fragment=0.0, transition=0.0, learning=1.0)
+    costs = Costs(call=1e-3, step=1e-4, policy=0.0, fragment=0.0, transition=0.0, learning=1.0, size=0.0)
     monkeypatch.setattr(scale, "measure", lambda config, agent, algorithm: costs)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr(scale, "_speed", lambda collector, rollouts: next(speeds))

@@ -17,7 +17,7 @@ from training.algorithms import algorithm_class
 from training.checkpoint import build_agent
 from training.presets import preset
 
-COSTS = Costs(call=1e-3, step=1e-4, policy=1e-2, fragment=2e-3, transition=1e-6, learning=5e-5)
+COSTS = Costs(call=1e-3, step=1e-4, policy=1e-2, fragment=2e-3, transition=1e-6, learning=5e-5, size=200.0)
 
 
 def test_phases_by_hand() -> None:
@@ -44,8 +44,8 @@ def test_many_actors_are_bound_by_what_one_process_takes_in_and_learns() -> None
 def test_the_table_names_what_takes_longest() -> None:
     """One actor of 20: 0.3 s, 14 ms and 0.1 s. A hundred: 0.3 s, 0.41 s and 10 s."""
     assert extrapolated(COSTS, (1, 100), 20, 100).splitlines()[2:] == [
-        "| 1 | 4,831 | 72% | 3% | 24% | simulating |",
-        "| 100 | 18,674 | 3% | 4% | 93% | learning |",
+        "| 1 | 4,831 | 72% | 3% | 24% | simulating | 0.97 |",
+        "| 100 | 18,674 | 3% | 4% | 93% | learning | 3.7 |",
     ]
 
 
@@ -60,4 +60,5 @@ def test_costs_are_measured() -> None:
     finally:
         ray.shutdown()
     assert min(costs.call, costs.step, costs.policy, costs.learning) > 0
+    assert costs.size > 4 * (4 + 4 + 1 + 1), "two situations of four channels at the least, an action and a reward"
     assert costs.fragment + 512 * costs.transition > 0

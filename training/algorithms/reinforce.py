@@ -31,7 +31,7 @@ _CHUNK = 256  # gradients of single ticks that are held at a time
 class ReinforceOptions(Options):
     """Settings of REINFORCE."""
 
-    learning_rate: Positive = 5e-3
+    learning_rate: Positive = 1e-2
     """Start of Adam's step size, which falls to nearly none at the end."""
     reward_to_go: bool = True
     """Weight an action with the rewards that follow it, not with those of its whole episode: the same mean, less
@@ -91,7 +91,7 @@ class Reinforce(Algorithm[ReinforceOptions]):
     def adapt(cls, config: TrainConfig) -> TrainConfig:
         """Few simulations and rollouts so long that half of the returns are known; twice the steps in all."""
         pieces = math.ceil(2 * _ticks_to_forget(config.gamma) / config.sequence)
-        return replace(config, num_envs=8, horizon=config.sequence * pieces, steps=2 * config.steps)
+        return replace(config, num_envs=16, horizon=config.sequence * pieces, steps=2 * config.steps)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns what is worth logging."""

@@ -99,9 +99,10 @@ def main(options: Options) -> list[dict[str, Any]]:
         {"actors": n, "speeds": s, "ratios": [a / b for a, b in zip(s, speeds[0])], "model": _model(costs, n, cores, o)}
         for n, s in speeds.items()
     ]
-    text = f"{table(rows, o.workers)}\n{extrapolated(costs, o.sizes, o.num_envs, o.horizon)}"
     hours = costs.core_hours(o.num_envs, o.horizon)
-    Console(soft_wrap=True).print(f"{text}\n{hours:.3g} core-hours for a million steps", markup=False)
+    paper = extrapolated(costs, o.sizes, o.num_envs, o.horizon)
+    text = f"{table(rows, o.workers)}\n{paper}\n{hours:.3g} core-hours for a million steps\n"
+    Console(soft_wrap=True).print(text, markup=False)
     if o.json:
         head = {"task": o.task, "num_envs": o.num_envs, "horizon": o.horizon, "commit": source_commit()}
         write_json(o.json, head | {"rows": rows, "costs": asdict(costs), "core_hours": hours})

@@ -50,7 +50,7 @@ class Costs:
     size: float
     """Bytes of a transition on its way to the process that learns."""
 
-    def phases(self, actors: int, cores: int, num_envs: float, horizon: int) -> dict[str, float]:
+    def phases(self, actors: int, cores: int, num_envs: int, horizon: int) -> dict[str, float]:
         """Seconds of a rollout of `num_envs` simulations in all, by what they go into."""
         envs = num_envs / actors
         return {

@@ -119,10 +119,10 @@ class _Walker:
         env.scene.global_step()
         state = robot.calc_state()
         env._alive = float(robot.alive_bonus(state[0] + robot.initial_z, robot.body_rpy[1]))
-        done = bool(env._isDone()) or not np.isfinite(state).all()
+        done = bool(env._isDone() or not np.isfinite(state).all())
         before, env.potential = env.potential, robot.calc_potential()
         for i, foot in enumerate(robot.feet):
-            on_ground = any((c[2], c[4]) in env.ground_ids for c in self._contacts.get(foot.bodyPartIndex, ()))
+            on_ground = any((c[2], c[4]) in env.ground_ids for c in foot.contact_list())
             robot.feet_contact[i] = float(on_ground)
         count = len(action)
         electricity = env.electricity_cost * float(np.add.reduce(np.abs(action * robot.joint_speeds)) / count)

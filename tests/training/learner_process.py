@@ -47,8 +47,9 @@ def rows(batch: Batch, index: int) -> Batch:
 
 def learn(algo: str, index: int | None, updates: int = UPDATES) -> Tensor:
     """Parameters of the agent after so many updates, on the share `index` of the experience or on all of it."""
-    kind = off_policy if algo in OFF_POLICY else fitted if algo in FITTED else cloned if algo == "bc" else on_policy
-    return parameters_to_vector(kind(algo, index, updates).agent.parameters()).detach()
+    others = dict.fromkeys(OFF_POLICY, off_policy) | dict.fromkeys(FITTED, fitted) | {"bc": cloned}
+    experience = others.get(algo, on_policy)
+    return parameters_to_vector(experience(algo, index, updates).agent.parameters()).detach()
 
 
 def on_policy(algo: str, index: int | None, updates: int) -> Any:

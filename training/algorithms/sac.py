@@ -87,8 +87,13 @@ class SAC(StepByStep[SACOptions]):
         }
 
     @property
+    def pace(self) -> float:
+        """By what all step sizes are multiplied now."""
+        return 1.0 - self.progress if self.options.anneal else 1.0
+
+    @property
     def learning_rate(self) -> float:
-        return self.options.learning_rate * (1.0 - self.progress if self.options.anneal else 1.0)
+        return self.options.learning_rate * self.pace
 
     def try_out(self, situation: Situation) -> Tensor:
         return self.agent.distribution(situation.z).sample()
@@ -103,7 +108,7 @@ class SAC(StepByStep[SACOptions]):
     def learn(self, batch: Batch) -> dict[str, Tensor]:
         states = [adam_state(o) for o in (self.critic_optimizer, self.optimizer, self.ent_coef_optimizer)]
         if self.options.anneal:
-            states = [state.slower(1.0 - self.progress) for state in states]
+            states = [state.slower(self.pace) for state in states]
         return self._step(batch, *states)
 
     def _eager_step(

@@ -151,15 +151,14 @@ class Sweep:
         return self.results()
 
     def next_trial(self, under_way: Collection[int] = ()) -> Trial | None:
-        """The next to make, none if there is none: one that was begun and is not `under_way`, or a new one, drawn."""
+        """The next to make, none if there is none: one that was begun and is not `under_way`, or a new one; drawn."""
         begun = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
-        for other in begun:
-            if other.number not in under_way:
-                return Trial(self.study, other._trial_id)
-        if len(self.study.get_trials(deepcopy=False)) >= self.trials:
-            return None
-        trial = self.study.ask()
-        drawn(self.config, self._spaces, trial)
+        trial = next((Trial(self.study, t._trial_id) for t in begun if t.number not in under_way), None)
+        if trial is None:
+            if len(self.study.get_trials(deepcopy=False)) >= self.trials:
+                return None
+            trial = self.study.ask()
+        drawn(self.config, self._spaces, trial)  # also one whose leader died before, not by whoever makes it
         return trial
 
     def trial(self, number: int) -> Trial:

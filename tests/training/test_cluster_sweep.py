@@ -67,6 +67,20 @@ def test_a_sweep_killed_twice_on_a_cluster_makes_20_trials(cluster: Cluster, tmp
     assert "the best again:" in output.read_text()
 
 
+def test_a_trial_begun_but_not_drawn_is_drawn_by_who_leads(tmp_path: Path) -> None:
+    """A kill may come between the two. Whoever makes the trial, it is not drawn as the one after it."""
+    begun = Sweep(tiny(STEPS), tmp_path, 3, ("learning_rate",)).study.ask()
+    leader = Sweep(tiny(STEPS), tmp_path, 3, ("learning_rate",))
+    first = leader.next_trial()
+    assert first is not None
+    there = Sweep(tiny(STEPS), tmp_path, 3, ("learning_rate",), leads=False)
+    assert first.number == begun.number
+    assert there.trial(first.number).params == first.params != {}
+    second = leader.next_trial(under_way=(first.number,))
+    assert second is not None
+    assert second.params["learning_rate"] != first.params["learning_rate"]
+
+
 def test_a_trial_that_fails_by_its_own_fault_is_one_error(cluster: Cluster, tmp_path: Path) -> None:
     output = tmp_path / "said"
     words = f"sweep gym:NoSuchTask-v0 --output {tmp_path / 'sweep'} --trials 2 --cluster {cluster.address} {TINY}"

@@ -64,10 +64,9 @@ def reward_to_go(reward: Tensor, following: Tensor, terminated: Tensor, done: Te
     return td_lambda_return(reward, following, terminated, done, gamma, 1.0)
 
 
-def episode_return(reward: Tensor, done: Tensor, gamma: float) -> Tensor:
+def episode_return(reward: Tensor, following: Tensor, terminated: Tensor, done: Tensor, gamma: float) -> Tensor:
     """For every tick the return G(tau) of its whole episode, as far as the ticks show it, from its first tick (004)."""
-    never = torch.zeros_like(done)
-    returns = reward_to_go(reward, never, never, done, gamma)
+    returns = reward_to_go(reward, following, terminated, done, gamma)
     for t in range(1, len(reward)):
         returns[t] = torch.where(done[t - 1] > 0, returns[t], returns[t - 1])
     return returns
@@ -131,9 +130,14 @@ def _tail(lam: float, i: int, window: Tensor) -> Tensor:
     return lam**i * torch.expm1(rest * math.log(lam)) / torch.expm1(window * math.log(lam))
 
 
-def best_baseline(squared_score: Tensor, returns: Tensor) -> Tensor:
-    """The constant b* = E[g^2 R] / E[g^2] that gives g (R - b) the least variance, g the score (004)."""
-    return learners.mean((squared_score * returns).mean()) / learners.mean(squared_score.mean())
+def best_baseline(squared_score: Tensor, returns: Tensor, lacking: Tensor | float = 0.0) -> Tensor:
+    """The constant b* = E[g^2 R] / E[g^2] that gives g (R - b) the least variance, g the score (004).
+
+    `lacking` is the discount gamma^n of what a return that was cut lacks, which is taken to be worth b* as anything is:
+    R = returns + lacking b*, so b* = E[g^2 returns] / E[g^2 (1 - lacking)].
+    """
+    known = squared_score * (1.0 - lacking)
+    return learners.mean((squared_score * returns).mean()) / learners.mean(known.mean())
 
 
 def step_weights(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:

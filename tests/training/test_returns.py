@@ -159,9 +159,13 @@ def test_truncated_gae_where_an_episode_is_over_or_the_ticks_end() -> None:
 
 
 def test_episode_return_by_hand() -> None:
-    """gamma = 1/2, r = (1, 2, 4, 8), an end after the second: 1 + 2/2 twice, 4 + 8/2 twice."""
-    returns = episode_return(column(1.0, 2.0, 4.0, 8.0), column(0.0, 1.0, 0.0, 0.0), 0.5)
-    assert returns.flatten().tolist() == [2.0, 2.0, 8.0, 8.0]
+    """gamma = 1/2, r = (1, 2, 4, 8), an end after the second: 1 + 2/2 twice, 4 + 8/2 twice, which 16 as the value of
+    what follows raise by 16/4; those of a time limit as well."""
+    reward, end, nothing = column(1.0, 2.0, 4.0, 8.0), column(0.0, 1.0, 0.0, 0.0), column(0.0, 0.0, 0.0, 0.0)
+    assert episode_return(reward, nothing, end, end, 0.5).flatten().tolist() == [2.0, 2.0, 8.0, 8.0]
+    worth = torch.full_like(reward, 16.0)
+    assert episode_return(reward, worth, end, end, 0.5).flatten().tolist() == [2.0, 2.0, 12.0, 12.0]
+    assert episode_return(reward, worth, nothing, end, 0.5).flatten().tolist() == [6.0, 6.0, 12.0, 12.0]
 
 
 def test_the_best_constant_baseline_by_hand() -> None:
@@ -176,6 +180,15 @@ def test_the_best_constant_baseline_by_hand() -> None:
 
     assert all(variance(best) < variance(b) for b in (0.0, 2.5, best - 1e-3, best + 1e-3))
     assert float((score * (returns - best)).mean()) == pytest.approx(float((score * returns).mean())), "no bias"
+
+
+def test_what_a_cut_return_lacks_is_worth_the_baseline() -> None:
+    """gamma = 1/2, a reward of 1 for ever: returns of 1, 2 and 3 ticks are 1, 1.5, 1.75 and lack 1/2, 1/4, 1/8 of the
+    discount. Whatever the scores, b* = 2, the value of every state."""
+    returns, lacking = column(1.0, 1.5, 1.75), column(0.5, 0.25, 0.125)
+    best = best_baseline(column(3.0, 1.0, 7.0), returns, lacking)
+    assert best.item() == pytest.approx(2.0)
+    assert (returns + lacking * best).flatten().tolist() == pytest.approx([2.0] * 3)
 
 
 def test_importance_weights_by_hand() -> None:

@@ -1,7 +1,7 @@
 """REINFORCE (000, 002, 004): grad J = E[sum_t grad log pi(a_t|s_t) (R_t - b)], without a critic.
 
 R_t is the reward to go, or the return G(tau) of the whole episode. b is the best constant baseline
-b* = E[g^2 R] / E[g^2], g = grad log pi(a|s).
+b* = E[g^2 R] / E[g^2], g = grad log pi(a|s). A return that a time limit cuts after n ticks goes on with gamma^n b.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class Reinforce(Algorithm[ReinforceOptions]):
 
     Nothing stands for the rewards after the end of a rollout, so its last ticks, until the discount has fallen to a
     tenth, are not learned from. Which ticks these are does not depend on what happened: to choose the episodes that
-    ended would be to choose the short ones. A time limit ends a return as it ends an episode.
+    ended would be to choose the short ones. What a return lacks still, after a time limit above all, is taken to be
+    worth the baseline, and nothing without one: else whoever stands until the limit would be told that he fell.
     """
 
     name = "reinforce"
@@ -96,17 +97,17 @@ class Reinforce(Algorithm[ReinforceOptions]):
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns what is worth logging."""
         o, agent, gamma = self.options, self.agent, self.config.gamma
-        nothing = torch.zeros_like(rollout.reward)
-        if o.reward_to_go:
-            returns = reward_to_go(rollout.reward, nothing, rollout.terminated, rollout.done, gamma)
-        else:
-            returns = episode_return(rollout.reward, rollout.done, gamma)
+        summed = reward_to_go if o.reward_to_go else episode_return
+        nothing, one = torch.zeros_like(rollout.reward), torch.ones_like(rollout.reward)
+        returns = summed(rollout.reward, nothing, rollout.terminated, rollout.done, gamma)
+        lacking = summed(nothing, one, rollout.terminated, rollout.done, gamma)
         known = max(len(returns) - _ticks_to_forget(gamma), 1)
         situation, action = rollout.now.flat(), rollout.action.flatten(0, 1)
         rows = torch.arange(known * returns.shape[1])
         situation, action, weight = situation.rows(rows), action[rows], returns[:known].flatten()
         if o.baseline:
-            weight = weight - best_baseline(squared_scores(agent, situation, action), weight)
+            lacks = lacking[:known].flatten()
+            weight = weight - (1.0 - lacks) * best_baseline(squared_scores(agent, situation, action), weight, lacks)
         distribution = agent.distribution(situation.z, situation.gait)
         size = learners.mean(weight.square().mean()).sqrt()
         loss = pseudo_loss(distribution.log_prob(action), weight / (size + 1e-8))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.tabular import MDP, all_paths, random_logits, random_mdp
+from tests.training.tabular import MDP, Paths, all_paths, random_logits, random_mdp
 from training.agent.distributions import Gaussian
 from training.algorithms.on_policy import pseudo_loss
 from training.returns import best_baseline, episode_return, reward_to_go, step_weights, trajectory_weights
@@ -21,10 +21,15 @@ def gradient(value: Tensor, logits: Tensor) -> Tensor:
     return torch.autograd.grad(value, logits, retain_graph=True)[0]
 
 
+def whole_return(paths: Paths) -> Tensor:
+    """G(tau) of every tick."""
+    return episode_return(paths.reward, torch.zeros_like(paths.reward), paths.done, paths.done, GAMMA)
+
+
 def expected_return(mdp: MDP, logits: Tensor) -> Tensor:
     """Of the paths of two ticks: sum_tau p(tau) G(tau)."""
     paths = all_paths(mdp, TICKS)
-    return (paths.probability(logits) * episode_return(paths.reward, paths.done, GAMMA)[0]).sum()
+    return (paths.probability(logits) * whole_return(paths)[0]).sum()
 
 
 def estimator(logits: Tensor, weight: Tensor) -> tuple[Tensor, float]:
@@ -40,7 +45,7 @@ def test_reinforce_is_the_finite_difference_of_the_expected_return() -> None:
     """-grad of the pseudo-loss, each path counted with its probability: E[sum_t grad log pi(a_t|s_t) G(tau)]."""
     logits = random_logits(TWO_STEP)
     paths = all_paths(TWO_STEP, TICKS)
-    returns = episode_return(paths.reward, paths.done, GAMMA)
+    returns = whole_return(paths)
     counted = paths.done.numel() * paths.probability(logits).detach() * returns
     found = -gradient(pseudo_loss(paths.log_prob(logits), counted), logits)
     for s in range(2):
@@ -56,7 +61,7 @@ def test_reward_to_go_and_baselines_leave_the_mean_and_lower_the_variance() -> N
     logits = random_logits(TWO_STEP)
     paths = all_paths(TWO_STEP, TICKS)
     nothing, discount = torch.zeros_like(paths.done), torch.tensor([[1.0], [GAMMA]], dtype=torch.float64)
-    whole = episode_return(paths.reward, paths.done, GAMMA)
+    whole = whole_return(paths)
     to_go = discount * reward_to_go(paths.reward, nothing, paths.done, paths.done, GAMMA)
     policy = logits.detach().softmax(-1)
     last = (policy * TWO_STEP.reward).sum(1)

@@ -40,6 +40,20 @@ def test_ticks_whose_return_is_cut_are_not_learned_from() -> None:
     assert not torch.equal(weights[0], weights[2])
 
 
+@pytest.mark.parametrize("to_go", [True, False])
+def test_a_reward_that_never_changes_teaches_nothing(to_go: bool) -> None:
+    """Though time limits and the end of the rollout cut the returns at many lengths."""
+    config = replace(plain("cartpole", "reinforce", reward_to_go=to_go), gamma=0.9)
+    algorithm = learner(config)
+    rollout = random_rollout(algorithm.agent, ticks=40)
+    limits = torch.zeros_like(rollout.done)
+    limits[3::7, 1] = limits[5::11, 2] = 1.0
+    steady = replace(rollout, reward=torch.ones_like(rollout.reward), terminated=0 * limits, done=limits)
+    logs = algorithm.update(steady)
+    assert logs["train/policy_loss"] == pytest.approx(0.0, abs=1e-6)
+    assert logs["train/return"] > 1.0
+
+
 def test_half_of_a_rollout_is_known_by_default() -> None:
     """gamma = 0.99: 0.99^230 < 0.1, so 464 ticks, the next multiple of the sequences' 16."""
     config = preset("cartpole", "reinforce")

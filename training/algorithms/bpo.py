@@ -18,7 +18,7 @@ from training.agent.distributions import Categorical
 from training.agent.situation import Situation
 from training.algorithms.model_based import ModelBased, ModelBasedOptions
 from training.model_gradients import Act, model_return
-from training.ranges import Count, NonNegative, Positive
+from training.ranges import Count, NonNegative, Positive, Share
 from training.replay_buffer import Batch
 
 
@@ -30,6 +30,8 @@ class BPOOptions(ModelBasedOptions):
     """Imagined ticks n; what comes later does not count."""
     exploration: NonNegative = 0.3
     """Standard deviation of the noise on a continuous action while exploring."""
+    exploration_eps: Share = 0.2
+    """Share of uniformly random actions while exploring, where actions are discrete."""
     gradient_steps: Positive = 0.2
     """Gradient steps per environment step."""
 
@@ -46,7 +48,9 @@ class BPO(ModelBased[BPOOptions]):
     def try_out(self, situation: Situation) -> Tensor:
         policy = self.agent.distribution(situation.z)
         if isinstance(policy, Categorical):
-            return policy.sample()
+            sampled = policy.sample()
+            random = torch.rand(len(sampled), device=sampled.device) < self.options.exploration_eps
+            return torch.where(random, self.random_action(situation).to(sampled), sampled)
         action = self.agent.act(situation.z)
         return (action + self.options.exploration * torch.randn_like(action)).clamp(-1.0, 1.0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -58,8 +60,15 @@ def test_exploration_stays_within_the_action_and_has_the_given_noise() -> None:
     assert tried.min().item() == -1.0
     inside = tried[tried > -1.0] - torch.tanh(torch.tensor(-3.0))
     assert inside.abs().mean().item() == pytest.approx(0.3 * (2 / torch.pi) ** 0.5, rel=0.1)
-    choices = _make("categorical")
-    assert set(choices.try_out(now).tolist()) == {0, 1, 2}
+
+
+def test_a_policy_that_is_certain_still_tries_the_given_share_of_other_choices() -> None:
+    """Of three choices, 0.3 at random: 0.8 are those of the policy, 0.1 each of the others."""
+    algorithm = _make("categorical", replace(FAST, exploration_eps=0.3))
+    with torch.no_grad():
+        list(algorithm.agent.policy.parameters())[-1].copy_(torch.tensor([50.0, 0.0, 0.0]))
+    now = algorithm.buffer.sample(9000).now
+    assert (algorithm.try_out(now).bincount(minlength=3) / 9000).tolist() == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
 
 
 def test_a_depth_of_zero_is_told() -> None:

@@ -116,6 +116,8 @@ class SensorDropout:
         seen = (self._until <= self._tick) & (luck >= self._rate[:, None]) | ~self._maskable
         for where, least in self._groups:
             short = seen[:, where].sum(1) < least
+            if not short.any():
+                continue
             luckiest = np.argsort(-luck[short, where], axis=1)[:, :least]
             returned = seen[short, where]
             np.put_along_axis(returned, luckiest, True, axis=1)

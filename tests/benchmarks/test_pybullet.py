@@ -20,8 +20,8 @@ def test_settings_are_the_zoo_s() -> None:
     assert ppo.horizon * ppo.num_envs / ppo.options.minibatches == 128  # type: ignore[attr-defined]
     assert (ppo.steps, sac.steps) == (2_000_000, 1_000_000)
     assert sac.horizon * sac.num_envs * sac.options.gradient_steps == 8  # type: ignore[attr-defined]
-    half = settings("gym:HalfCheetahBulletEnv-v0", "sac")
-    assert (sac.options.anneal, half.options.anneal) == (True, False)  # type: ignore[attr-defined]
+    constant = [settings("gym:HalfCheetahBulletEnv-v0", algo) for algo in ("ppo", "sac")]
+    assert [c.options.anneal for c in (ppo, sac, *constant)] == [True, True, False, False]  # type: ignore[attr-defined]
     with pytest.raises(GanglionError, match="settings of ppo and sac here, not of 'td3'"):
         settings(f"gym:{HOPPER}", "td3")
 

@@ -90,9 +90,14 @@ def adam(parameters: Iterable[Tensor], learning_rate: float) -> Adam:
     return Adam(parameters, lr=learning_rate, eps=1e-5, fused=True)
 
 
+def updates_of(config: TrainConfig) -> int:
+    """Rollouts of a run, of all learners at once."""
+    return max(config.steps // (config.num_envs * config.horizon * learners.count()), 1)
+
+
 def annealing(optimizer: Optimizer, config: TrainConfig) -> LambdaLR:
     """Lets the step size fall in a straight line to a twentieth at the end of the run; `step` it after every update."""
-    updates = max(config.steps // (config.num_envs * config.horizon * learners.count()), 1)
+    updates = updates_of(config)
     return LambdaLR(optimizer, lambda update: max(1.0 - update / updates, 0.05))
 
 

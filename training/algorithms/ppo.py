@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from runtime.errors import GanglionError
 from training import learners
 from training.agent.agent import Agent
 from training.algorithms.base import Algorithm
@@ -22,6 +23,7 @@ from training.algorithms.on_policy import (
     make_batch,
     policy_logs,
     policy_parameters,
+    updates_of,
     value_loss,
 )
 from training.compiling import compiled
@@ -50,6 +52,9 @@ class PPOOptions(AdvantageOptions):
     """KL divergence per update that the step size, and a KL penalty, aim at; 0 leaves the step size as it is."""
     kl_dual_rate: NonNegative = 0.0
     """Step size alpha of the multiplier of a KL penalty, which begins at zero; 0 is no penalty."""
+    anneal: bool = False
+    """Let the step size fall in a straight line to none at the end of the run; needs a target_kl of 0, which would move
+    it too."""
     entropy: NonNegative = 0.0
     """Weight of the entropy bonus."""
     max_grad_norm: Positive = 1.0
@@ -57,6 +62,13 @@ class PPOOptions(AdvantageOptions):
     compile: bool = False
     """Compile the gradient step, where there is a C++ compiler: for long runs, as the first update takes half a minute
     longer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.anneal and self.target_kl > 0.0:
+            raise GanglionError(
+                f"the step size cannot both anneal and follow a target_kl of {self.target_kl:g}; add --target-kl 0"
+            )
 
 
 def clipped_objective(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
@@ -103,19 +115,27 @@ class PPO(Algorithm[PPOOptions]):
         """Lambda of the KL penalty."""
         self.parts = {"optimizer": self.optimizer}
 
+    @property
+    def pace(self) -> float:
+        """By what the step size is multiplied now."""
+        if not self.options.anneal:
+            return 1.0
+        steps = updates_of(self.config) * self.options.epochs * self.options.minibatches
+        return max(1.0 - adam_state(self.optimizer).steps[0].item() / steps, 0.0)
+
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns the mean of each quantity worth logging."""
         o, group = self.options, self.optimizer.param_groups[0]
         batch = make_batch(self.agent, rollout, o, self.config.gamma)
-        state = adam_state(self.optimizer)
-        learning_rate, multiplier = torch.tensor(state.learning_rate), torch.tensor(self.multiplier)
+        state, rate = adam_state(self.optimizer), group["lr"] * self.pace
+        learning_rate, multiplier = torch.tensor(rate), torch.tensor(self.multiplier)
         logs: list[tuple[Tensor, ...]] = []
         for _ in range(o.epochs):
             for part in batch.shuffled(o.minibatches):
                 learning_rate, *losses = self._step(part, state._replace(learning_rate=learning_rate), multiplier)
                 logs.append(tuple(losses))
         if o.target_kl > 0.0:
-            group["lr"] = learning_rate.item()
+            rate = group["lr"] = learning_rate.item()
         names = ("train/policy_loss", "train/value_loss", "train/clip_fraction")
         means = {n: torch.stack(c).mean().item() for n, c in zip(names, zip(*logs, strict=True), strict=True)}
         changes = policy_logs(self.agent, batch)
@@ -126,7 +146,7 @@ class PPO(Algorithm[PPOOptions]):
             **changes,
             "train/explained_variance": explained_variance(batch),
             "train/kl_multiplier": self.multiplier,
-            "train/learning_rate": group["lr"],
+            "train/learning_rate": rate,
         }
 
     def _eager_step(self, batch: Batch, state: AdamState, multiplier: Tensor) -> Step:

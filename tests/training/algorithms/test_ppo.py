@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from runtime.errors import GanglionError
 from training.algorithms.on_policy import make_batch
-from training.algorithms.ppo import PPO, clipped_objective, dual_ascent, following
+from training.algorithms.ppo import PPO, PPOOptions, clipped_objective, dual_ascent, following
 from training.gradient_step import adam_state
 from training.presets import preset
 from training.rollout import Collector
@@ -34,6 +35,22 @@ def test_the_step_size_follows_the_kl_divergence_unless_none_is_aimed_at(tmp_pat
     other, _ = learner(tmp_path / "b", target_kl=1e-9, learning_rate=2e-3)
     assert other.update(rollout)["train/learning_rate"] < 2e-3
     collector.close()
+
+
+def test_an_annealed_step_size_falls_in_a_straight_line_to_none(tmp_path: Path) -> None:
+    """Four rollouts: the whole, 3/4, half, a quarter, and nothing after the run; also where another goes on."""
+    config = replace(preset("cartpole"), num_envs=2, workers=1, horizon=16, steps=128, device="cpu")
+    options = replace(config.options, anneal=True, target_kl=0.0, learning_rate=2e-3, minibatches=2, epochs=3)  # type: ignore[call-arg]
+    first, other = (Trainer(replace(config, options=options), tmp_path / n, resume=False).algorithm for n in "ab")
+    collector = Collector(config, first.agent)
+    rollout = collector.collect(first.explore)
+    collector.close()
+    rates = [first.update(rollout)["train/learning_rate"] for _ in range(2)]
+    other.restore(first.state())
+    rates += [other.update(rollout)["train/learning_rate"] for _ in range(3)]
+    assert rates == pytest.approx([2e-3, 1.5e-3, 1e-3, 0.5e-3, 0.0])
+    with pytest.raises(GanglionError, match=r"cannot both anneal and follow a target_kl of 0\.02; add --target-kl 0"):
+        PPOOptions(anneal=True)
 
 
 def test_every_tick_is_learned_from_once_in_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

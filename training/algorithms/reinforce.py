@@ -24,6 +24,7 @@ from training.returns import best_baseline, episode_return, reward_to_go
 from training.rollout import Rollout
 
 _REST = 0.1  # of the discount, that a return may lack
+_MOST_GAMMA = 0.97  # by default: a tenth of the discount is left after 76 ticks
 _CHUNK = 256  # gradients of single ticks that are held at a time
 
 
@@ -31,7 +32,7 @@ _CHUNK = 256  # gradients of single ticks that are held at a time
 class ReinforceOptions(Options):
     """Settings of REINFORCE."""
 
-    learning_rate: Positive = 1e-2
+    learning_rate: Positive = 5e-3
     """Start of Adam's step size, which falls to nearly none at the end."""
     reward_to_go: bool = True
     """Weight an action with the rewards that follow it, not with those of its whole episode: the same mean, less
@@ -90,9 +91,12 @@ class Reinforce(Algorithm[ReinforceOptions]):
 
     @classmethod
     def adapt(cls, config: TrainConfig) -> TrainConfig:
-        """Few simulations and rollouts so long that half of the returns are known; twice the steps in all."""
-        pieces = math.ceil(2 * _ticks_to_forget(config.gamma) / config.sequence)
-        return replace(config, num_envs=16, horizon=config.sequence * pieces, steps=2 * config.steps)
+        """Returns of less than a hundred ticks, as each of them adds its noise and nothing takes it off again; few
+        simulations, and rollouts so long that half of the returns are known; twice the steps in all.
+        """
+        gamma = min(config.gamma, _MOST_GAMMA)
+        pieces = math.ceil(2 * _ticks_to_forget(gamma) / config.sequence)
+        return replace(config, gamma=gamma, num_envs=16, horizon=config.sequence * pieces, steps=2 * config.steps)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns what is worth logging."""

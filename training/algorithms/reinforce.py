@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from training import learners
 from training.agent.agent import Agent
 from training.agent.situation import Situation
 from training.algorithms.base import Algorithm
@@ -24,7 +23,6 @@ from training.returns import best_baseline, episode_return, reward_to_go
 from training.rollout import Rollout
 
 _REST = 0.1  # of the discount, that a return may lack
-_MOST_GAMMA = 0.97  # by default: a tenth of the discount is left after 76 ticks
 _CHUNK = 256  # gradients of single ticks that are held at a time
 
 
@@ -32,7 +30,7 @@ _CHUNK = 256  # gradients of single ticks that are held at a time
 class ReinforceOptions(Options):
     """Settings of REINFORCE."""
 
-    learning_rate: Positive = 5e-3
+    learning_rate: Positive = 1e-2
     """Start of Adam's step size, which falls to nearly none at the end."""
     reward_to_go: bool = True
     """Weight an action with the rewards that follow it, not with those of its whole episode: the same mean, less
@@ -73,6 +71,9 @@ def squared_scores(agent: Agent, situation: Situation, action: Tensor) -> Tensor
 class Reinforce(Algorithm[ReinforceOptions]):
     """One step per rollout, on the ticks whose return is known.
 
+    Weights are not scaled to a size of their own: what is left of them once everything succeeds is noise, and would be
+    scaled up.
+
     Nothing stands for the rewards after the end of a rollout, so its last ticks, until the discount has fallen to a
     tenth, are not learned from. Which ticks these are does not depend on what happened: to choose the episodes that
     ended would be to choose the short ones. What a return lacks still, after a time limit above all, is taken to be
@@ -91,12 +92,9 @@ class Reinforce(Algorithm[ReinforceOptions]):
 
     @classmethod
     def adapt(cls, config: TrainConfig) -> TrainConfig:
-        """Returns of less than a hundred ticks, as each of them adds its noise and nothing takes it off again; few
-        simulations, and rollouts so long that half of the returns are known; twice the steps in all.
-        """
-        gamma = min(config.gamma, _MOST_GAMMA)
-        pieces = math.ceil(2 * _ticks_to_forget(gamma) / config.sequence)
-        return replace(config, gamma=gamma, num_envs=16, horizon=config.sequence * pieces, steps=2 * config.steps)
+        """Few simulations and rollouts so long that three of four returns are known; four times the steps in all."""
+        pieces = math.ceil(4 * _ticks_to_forget(config.gamma) / config.sequence)
+        return replace(config, num_envs=8, horizon=config.sequence * pieces, steps=4 * config.steps)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns what is worth logging."""
@@ -113,8 +111,7 @@ class Reinforce(Algorithm[ReinforceOptions]):
             lacks = lacking[:known].flatten()
             weight = weight - (1.0 - lacks) * best_baseline(squared_scores(agent, situation, action), weight, lacks)
         distribution = agent.distribution(situation.z, situation.gait)
-        size = learners.mean(weight.square().mean()).sqrt()
-        loss = pseudo_loss(distribution.log_prob(action), weight / (size + 1e-8))
+        loss = pseudo_loss(distribution.log_prob(action), weight)
         descend(self.optimizer, loss, longest=1.0)
         self.schedule.step()
         return {

@@ -48,9 +48,7 @@ class BPO(ModelBased[BPOOptions]):
     def try_out(self, situation: Situation) -> Tensor:
         policy = self.agent.distribution(situation.z)
         if isinstance(policy, Categorical):
-            sampled = policy.sample()
-            random = torch.rand(len(sampled), device=sampled.device) < self.options.exploration_eps
-            return torch.where(random, self.random_action(situation).to(sampled), sampled)
+            return self.random_in(self.options.exploration_eps, situation, policy.sample())
         action = self.agent.act(situation.z)
         return (action + self.options.exploration * torch.randn_like(action)).clamp(-1.0, 1.0)
 

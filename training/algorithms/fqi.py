@@ -112,9 +112,7 @@ class FQI(OffPolicy[FQIOptions]):
         return replace(super().adapt(config), num_envs=16, horizon=32)
 
     def try_out(self, situation: Situation) -> Tensor:
-        random, greedy = self.random_action(situation), self.act(situation)
-        chosen = torch.rand(len(greedy), device=greedy.device) < self.options.exploration_eps
-        return torch.where(chosen.reshape(-1, *[1] * (greedy.dim() - 1)), random.to(greedy), greedy)
+        return self.random_in(self.options.exploration_eps, situation, self.act(situation))
 
     def act(self, s: Situation) -> Tensor:
         """What the actor takes for the maximiser (B, A), or (B,) int64."""

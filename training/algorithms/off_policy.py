@@ -147,6 +147,12 @@ class OffPolicy(Algorithm[P]):
             return torch.randint(len(self.agent.config.choices), (rows,))
         return 2 * torch.rand(rows, self.agent.action_size) - 1
 
+    def random_in(self, share: float, situation: Situation, action: Tensor) -> Tensor:
+        """The actions (B, A), or (B,) int64, but random ones in a `share` of the rows."""
+        chosen = torch.rand(len(action), device=action.device) < share
+        random = self.random_action(situation).to(action)
+        return torch.where(chosen.reshape(-1, *[1] * (action.dim() - 1)), random, action)
+
     @abstractmethod
     def try_out(self, situation: Situation) -> Tensor:
         """The action to try once learning has started, as `explore` gives it."""

@@ -115,19 +115,19 @@ class PPO(Algorithm[PPOOptions]):
         """Lambda of the KL penalty."""
         self.parts = {"optimizer": self.optimizer}
 
-    @property
-    def pace(self) -> float:
-        """By what the step size is multiplied now."""
+    def pace(self, state: AdamState) -> float:
+        """By what the step size is multiplied once `state` has made its steps."""
         if not self.options.anneal:
             return 1.0
         steps = updates_of(self.config) * self.options.epochs * self.options.minibatches
-        return max(1.0 - adam_state(self.optimizer).steps[0].item() / steps, 0.0)
+        return max(1.0 - state.steps[0].item() / steps, 0.0)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learn from one rollout; returns the mean of each quantity worth logging."""
         o, group = self.options, self.optimizer.param_groups[0]
         batch = make_batch(self.agent, rollout, o, self.config.gamma)
-        state, rate = adam_state(self.optimizer), group["lr"] * self.pace
+        state = adam_state(self.optimizer)
+        rate = group["lr"] * self.pace(state)
         learning_rate, multiplier = torch.tensor(rate), torch.tensor(self.multiplier)
         logs: list[tuple[Tensor, ...]] = []
         for _ in range(o.epochs):

@@ -100,16 +100,16 @@ class Reinforce(Algorithm[ReinforceOptions]):
         """Learn from one rollout; returns what is worth logging."""
         o, agent, gamma = self.options, self.agent, self.config.gamma
         summed = reward_to_go if o.reward_to_go else episode_return
-        nothing, one = torch.zeros_like(rollout.reward), torch.ones_like(rollout.reward)
+        nothing = torch.zeros_like(rollout.reward)
         returns = summed(rollout.reward, nothing, rollout.terminated, rollout.done, gamma)
-        lacking = summed(nothing, one, rollout.terminated, rollout.done, gamma)
         known = max(len(returns) - _ticks_to_forget(gamma), 1)
         situation, action = rollout.now.flat(), rollout.action.flatten(0, 1)
         rows = torch.arange(known * returns.shape[1])
         situation, action, weight = situation.rows(rows), action[rows], returns[:known].flatten()
         if o.baseline:
-            lacks = lacking[:known].flatten()
-            weight = weight - (1.0 - lacks) * best_baseline(squared_scores(agent, situation, action), weight, lacks)
+            lacking = summed(nothing, nothing + 1.0, rollout.terminated, rollout.done, gamma)[:known].flatten()
+            best = best_baseline(squared_scores(agent, situation, action), weight, lacking)
+            weight = weight - (1.0 - lacking) * best
         distribution = agent.distribution(situation.z, situation.gait)
         loss = pseudo_loss(distribution.log_prob(action), weight)
         descend(self.optimizer, loss, longest=1.0)

@@ -13,6 +13,8 @@ from torch import Tensor
 from training import learners
 
 F = TypeVar("F", bound=Callable[..., object])
+PROCESSOR_HAS_BF16: bool = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+"""Whether the CPU multiplies matrices in bfloat16 at no loss of speed."""
 
 
 def compiled(function: F, wanted: bool) -> F:
@@ -29,5 +31,7 @@ def compiled(function: F, wanted: bool) -> F:
 
 
 def products(like: Tensor, bf16: bool) -> torch.autocast:
-    """A context where matrices, on the device of `like`, are multiplied in bfloat16 if that is wanted."""
-    return torch.autocast(like.device.type, torch.bfloat16, enabled=bf16)
+    """A context where matrices, on the device of `like`, are multiplied in bfloat16 if that is wanted and can be done
+    there: a processor without it takes twenty times as long.
+    """
+    return torch.autocast(like.device.type, torch.bfloat16, enabled=bf16 and (PROCESSOR_HAS_BF16 or not like.is_cpu))

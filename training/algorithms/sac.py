@@ -42,8 +42,8 @@ class SACOptions(ActorCriticOptions):
     anneal: bool = False
     """Let all step sizes fall in a straight line to none at the end of the run."""
     bf16: bool = False
-    """Multiply matrices in bfloat16 while learning, which is twice as fast on a processor that has it; weights stay as
-    they are."""
+    """Multiply matrices in bfloat16 while learning, which is twice as fast on a processor that has it, and not done on
+    one that lacks it; weights stay as they are."""
     compile: bool = False
     """Compile the gradient step, where there is a C++ compiler: for long runs, as the first one takes half a minute
     longer."""

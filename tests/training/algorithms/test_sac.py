@@ -22,6 +22,7 @@ from tests.training.algorithms.replayed import (
     short_run,
     weights,
 )
+from training import compiling
 from training.agent.distributions import Gaussian
 from training.agent.situation import Situation
 from training.algorithms.sac import soft_value, temperature_loss
@@ -259,6 +260,7 @@ def test_a_compiled_step_teaches_the_same(monkeypatch: pytest.MonkeyPatch) -> No
 def test_products_in_bfloat16_are_close_and_leave_the_weights_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its products have 8 binary digits: the losses agree within a few of 256 parts, and are not the same."""
     monkeypatch.setattr(torch, "randn_like", lambda like: torch.full_like(like, 0.5))
+    monkeypatch.setattr(compiling, "PROCESSOR_HAS_BF16", True)
     exact, coarse = (make_in_float32(bf16=bf16) for bf16 in (False, True))
     one, other = (a.learn(in_float32(make_batch(a, 200))) for a in (exact, coarse))
     for name in ("critic_loss", "actor_loss"):
@@ -266,3 +268,11 @@ def test_products_in_bfloat16_are_close_and_leave_the_weights_as_they_are(monkey
         assert one[name].item() != other[name].item()
         torch.testing.assert_close(other[name], one[name], rtol=0.03, atol=0.003)
     assert {p.dtype for p in coarse.critics.parameters()} == {torch.float32}
+
+
+def test_a_processor_without_bfloat16_multiplies_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "randn_like", lambda like: torch.full_like(like, 0.5))
+    monkeypatch.setattr(compiling, "PROCESSOR_HAS_BF16", False)
+    plain, asked = (make_in_float32(bf16=bf16) for bf16 in (False, True))
+    one, other = (a.learn(in_float32(make_batch(a, 200))) for a in (plain, asked))
+    assert one == other

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,7 +44,12 @@ def torchrun(count: int, module: str, *arguments: str) -> subprocess.Popen[str]:
 
 def finished(process: subprocess.Popen[str]) -> str:
     """What it wrote, once it has ended without an error."""
-    out, err = process.communicate(timeout=240)
+    try:
+        out, err = process.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+        raise AssertionError(f"it has not ended, and wrote: {out}{err}") from None
     assert process.returncode == 0, err
     return out
 
@@ -72,12 +78,23 @@ def test_a_run_goes_on_with_more_learners_and_with_fewer(tmp_path: Path) -> None
     assert [entry[STEPS] for entry in read_progress(tmp_path / "run")] == [64, 128, 192, 256]
     assert all((tmp_path / "run" / file_of(rank)).exists() for rank in (0, 1))
     assert (tmp_path / "run" / FILE).read_bytes() != (tmp_path / "run" / file_of(1)).read_bytes()
+    kill_left_one_with_more(tmp_path / "run")
     finished(torchrun(3, "training", "--resume", run, "--steps", "448"))
     assert (tmp_path / "run" / file_of(2)).exists()
     finished(torchrun(1, "training", "--resume", run, "--steps", "512"))
     steps = [entry[STEPS] for entry in read_progress(tmp_path / "run")]
     assert steps == [64, 128, 192, 256, 352, 448, 480, 512]
     assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
+
+
+def kill_left_one_with_more(run: Path) -> None:
+    """The second learner has 32 transitions more than the first; learning starts where only it has enough."""
+    counts = np.memmap(run / file_of(1), dtype=np.int64, mode="r+", shape=8)[-2:]
+    assert counts.tolist() == [128, 128]
+    counts[:] = 160
+    config = json.loads((run / "config.json").read_text())
+    config["options"]["learning_starts"] = 128 + 32 + 1
+    (run / "config.json").write_text(json.dumps(config))
 
 
 def test_a_signal_to_one_learner_saves_and_ends_all(tmp_path: Path) -> None:

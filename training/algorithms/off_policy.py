@@ -86,6 +86,7 @@ class OffPolicy(Algorithm[P]):
     def __init__(self, config: TrainConfig, agent: Agent) -> None:
         super().__init__(config, agent)
         self.buffer = self._make_buffer(None)
+        self._behind = 0
         self._elsewhere: int | None = None
 
     @classmethod
@@ -102,6 +103,7 @@ class OffPolicy(Algorithm[P]):
 
     def open(self, folder: Path) -> None:
         self.buffer = self._make_buffer(folder)
+        self._behind = max(learners.everyone(self.buffer.total)) - self.buffer.total
 
     def make_critics(self, count: int) -> tuple[QNetworks, QNetworks]:
         """Networks of (z, x, a), or of (z, x) with an output for each choice, and their targets, equal to them."""
@@ -115,8 +117,10 @@ class OffPolicy(Algorithm[P]):
 
     @property
     def experienced(self) -> int:
-        """Transitions so far."""
-        return self.buffer.total if self._elsewhere is None else self._elsewhere
+        """Transitions so far: the same for all learners, as the one has that had the most when the run went on. A kill
+        leaves some with a rollout more than others, and all have to begin to learn at once.
+        """
+        return self.buffer.total + self._behind if self._elsewhere is None else self._elsewhere
 
     @property
     def progress(self) -> float:

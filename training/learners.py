@@ -9,21 +9,29 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 from runtime.errors import GanglionError
+from training.interrupts import Interrupted
 
 APART = 1_000_000_007
 """Between the seeds of two learners."""
+_PATIENCE = timedelta(minutes=30)  # as long as gloo waits in an exchange
 
 
 @contextmanager
 def joined() -> Iterator[None]:
     """Join the other processes that torchrun started, if it did; over nccl where each has a GPU, else over gloo.
+
+    They part together, also where a signal ends all of them: a connection that one closes early can fail the last
+    exchange of another, and torchrun ends those that are still saving when one has left with an error.
 
     Raises GanglionError if they cannot be reached.
     """
@@ -35,16 +43,30 @@ def joined() -> Iterator[None]:
     if one_each:
         torch.cuda.set_device(local)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if one_each else "gloo")
+        store, rank, size = next(rendezvous("env://"))
+        backend = "cpu:gloo,cuda:nccl" if one_each else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:
         raise GanglionError(
             f"learner {os.environ['RANK']} cannot join the {os.environ['WORLD_SIZE']} that torchrun started "
             f"({str(error).splitlines()[0]}); check --rdzv-endpoint or --master-addr, and the network between them"
         ) from error
     try:
-        yield
+        try:
+            yield
+        except Interrupted:
+            _wait_for_all(store, size)
+            raise
+        _wait_for_all(store, size)
     finally:
         dist.destroy_process_group()
+
+
+def _wait_for_all(store: Store, size: int) -> None:
+    """Through torchrun's store, which outlives them."""
+    if store.add("parting", 1) == size:
+        store.set("all part", "")
+    store.wait(["all part"], _PATIENCE)
 
 
 def count() -> int:

@@ -113,6 +113,14 @@ def test_a_signal_to_one_learner_saves_and_ends_all(tmp_path: Path) -> None:
     assert load_checkpoint(run)["steps"] == read_progress(run)[-1][STEPS]
 
 
+def test_no_one_leaves_before_the_first_has_saved() -> None:
+    """torchrun ends the others as soon as one has left with an error."""
+    process = torchrun(2, "tests.training.parting_process")
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert out == "saved\n"
+
+
 def test_a_folder_that_holds_a_run_is_refused_by_all(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({}))
     process = torchrun(2, "training", *(TINY + f"--steps 64 --output {tmp_path}").split())

@@ -22,6 +22,7 @@ from rich.console import Console
 from benchmarks.zoo import PUBLISHED, WIDTH, settings
 from runtime.files import write_bytes, write_json
 from runtime.source import source_commit
+from training.algorithms.ppo import PPOOptions
 from training.algorithms.sac import SACOptions
 from training.checkpoint import load_agent
 from training.config import TrainConfig
@@ -45,6 +46,10 @@ class Options:
     """One run each."""
     steps: int = 0
     """Environment steps of each run; 0 is as many as published."""
+    anneal: bool = False
+    """Let all step sizes fall to none over the run, also where the zoo's are constant."""
+    ppo_learning_rate: float = 3e-5
+    """PPO's first step size; the zoo's is 3e-5."""
     sac_gradient_steps: float = 1.0
     """SAC's gradient steps per environment step; 1 is what the zoo makes."""
     sac_width: int = WIDTH["sac"]
@@ -77,7 +82,7 @@ def _run(env: str, algo: str, seed: int, options: Options) -> dict[str, Any]:
     run = options.output / f"{env}-{algo}-{seed}"
     result = run / "result.json"
     if not result.exists():
-        config = _settings(env, algo, seed, options)
+        config = settings_of(env, algo, seed, options)
         report = _Report(run.name)
         if not (run / "config.json").exists():
             train(config, run, report)
@@ -91,13 +96,16 @@ def _run(env: str, algo: str, seed: int, options: Options) -> dict[str, Any]:
     return known | {"published": PUBLISHED.get((env, algo)), "curve": _curve(run)}
 
 
-def _settings(env: str, algo: str, seed: int, options: Options) -> TrainConfig:
+def settings_of(env: str, algo: str, seed: int, options: Options) -> TrainConfig:
+    """The settings of one run: those of the zoo, but for what the options say."""
     config = settings(f"gym:{env}", algo, seed, options.steps or None, options.threads, options.workers)
-    if not isinstance(config.options, SACOptions):
-        return config
+    o = config.options
+    assert isinstance(o, PPOOptions | SACOptions)
+    o = replace(o, anneal=o.anneal or options.anneal)
+    if isinstance(o, PPOOptions):
+        return replace(config, options=replace(o, learning_rate=options.ppo_learning_rate))
     agent = replace(config.agent, hidden=options.sac_width)
-    learning = replace(config.options, gradient_steps=options.sac_gradient_steps)
-    return replace(config, agent=agent, options=learning)
+    return replace(config, agent=agent, options=replace(o, gradient_steps=options.sac_gradient_steps))
 
 
 def _curve(run: Path) -> list[dict[str, float]]:

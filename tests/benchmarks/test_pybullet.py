@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pybullet import Options, main
+from benchmarks.pybullet import Options, main, settings_of
 from benchmarks.zoo import settings
 from runtime.errors import GanglionError
 
@@ -24,6 +24,16 @@ def test_settings_are_the_zoo_s() -> None:
     assert [c.options.anneal for c in (ppo, sac, *constant)] == [True, True, False, False]  # type: ignore[attr-defined]
     with pytest.raises(GanglionError, match="settings of ppo and sac here, not of 'td3'"):
         settings(f"gym:{HOPPER}", "td3")
+
+
+def test_options_change_what_they_name_and_nothing_else() -> None:
+    env = "HalfCheetahBulletEnv-v0"
+    assert settings_of(env, "ppo", 0, Options()) == settings(f"gym:{env}", "ppo")
+    assert settings_of(env, "sac", 0, Options()) == settings(f"gym:{env}", "sac")
+    changed = Options(anneal=True, ppo_learning_rate=1e-4, sac_gradient_steps=0.5, sac_width=64, steps=7)
+    ppo, sac = (settings_of(env, algo, 0, changed) for algo in ("ppo", "sac"))
+    assert (ppo.steps, ppo.options.anneal, ppo.options.learning_rate) == (7, True, 1e-4)  # type: ignore[attr-defined]
+    assert (sac.options.anneal, sac.options.gradient_steps, sac.agent.hidden) == (True, 0.5, 64)  # type: ignore[attr-defined]
 
 
 def test_a_finished_run_is_told_with_its_curve(tmp_path: Path) -> None:

@@ -32,6 +32,6 @@ def compiled(function: F, wanted: bool) -> F:
 
 def products(like: Tensor, bf16: bool) -> torch.autocast:
     """A context where matrices, on the device of `like`, are multiplied in bfloat16 if that is wanted and can be done
-    there: a processor without it takes twenty times as long.
+    there: a processor without it would emulate it, far slower than float32.
     """
     return torch.autocast(like.device.type, torch.bfloat16, enabled=bf16 and (PROCESSOR_HAS_BF16 or not like.is_cpu))

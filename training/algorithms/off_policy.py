@@ -117,7 +117,7 @@ class OffPolicy(Algorithm[P]):
 
     @property
     def experienced(self) -> int:
-        """Transitions so far: the same for all learners, as the one has that had the most when the run went on. A kill
+        """Transitions so far, of the learner that had the most when the run went on, and so the same for all: a kill
         leaves some with a rollout more than others, and all have to begin to learn at once.
         """
         return self.buffer.total + self._behind if self._elsewhere is None else self._elsewhere

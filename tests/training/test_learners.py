@@ -42,14 +42,19 @@ def torchrun(count: int, module: str, *arguments: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def finished(process: subprocess.Popen[str]) -> str:
-    """What it wrote, once it has ended without an error."""
+def ended(process: subprocess.Popen[str], timeout: float = 120.0) -> tuple[str, str]:
+    """What it wrote, and what of errors, once it has ended; it is ended if that takes longer than `timeout` seconds."""
     try:
-        out, err = process.communicate(timeout=240)
+        return process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         process.terminate()
         out, err = process.communicate(timeout=60)
-        raise AssertionError(f"it has not ended, and wrote: {out}{err}") from None
+        raise AssertionError(f"it has not ended in {timeout:.0f} s, and wrote: {out}{err}") from None
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    """What it wrote, once it has ended without an error."""
+    out, err = ended(process, timeout=240.0)
     assert process.returncode == 0, err
     return out
 
@@ -107,7 +112,7 @@ def test_a_signal_to_one_learner_saves_and_ends_all(tmp_path: Path) -> None:
         time.sleep(0.1)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
     os.kill(int(children.stdout.split()[-1]), signal.SIGTERM)
-    out, _ = process.communicate(timeout=120)
+    out, _ = ended(process)
     assert f"{run} is ended by SIGTERM and saved" in out
     assert out.count("saved") == 1, "one of them speaks"
     assert load_checkpoint(run)["steps"] == read_progress(run)[-1][STEPS]
@@ -116,7 +121,7 @@ def test_a_signal_to_one_learner_saves_and_ends_all(tmp_path: Path) -> None:
 def test_no_one_leaves_before_the_first_has_saved() -> None:
     """torchrun ends the others as soon as one has left with an error."""
     process = torchrun(2, "tests.training.parting_process")
-    out, _ = process.communicate(timeout=120)
+    out, _ = ended(process)
     assert process.returncode != 0
     assert out == "saved\n"
 
@@ -124,7 +129,7 @@ def test_no_one_leaves_before_the_first_has_saved() -> None:
 def test_a_folder_that_holds_a_run_is_refused_by_all(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({}))
     process = torchrun(2, "training", *(TINY + f"--steps 64 --output {tmp_path}").split())
-    _, err = process.communicate(timeout=120)
+    _, err = ended(process)
     assert process.returncode != 0
     assert f"{tmp_path} already holds a run" in err
 

@@ -43,9 +43,9 @@ def joined() -> Iterator[None]:
     if one_each:
         torch.cuda.set_device(local)
     try:
-        store, rank, size = next(rendezvous("env://"))
+        store, index, size = next(rendezvous("env://"))
         backend = "cpu:gloo,cuda:nccl" if one_each else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        dist.init_process_group(backend, store=store, rank=index, world_size=size)
     except (RuntimeError, ValueError) as error:
         raise GanglionError(
             f"learner {os.environ['RANK']} cannot join the {os.environ['WORLD_SIZE']} that torchrun started "
@@ -55,16 +55,16 @@ def joined() -> Iterator[None]:
         try:
             yield
         except Interrupted:
-            _wait_for_all(store, size)
+            _wait_for_all(store)
             raise
-        _wait_for_all(store, size)
+        _wait_for_all(store)
     finally:
         dist.destroy_process_group()
 
 
-def _wait_for_all(store: Store, size: int) -> None:
+def _wait_for_all(store: Store) -> None:
     """Through torchrun's store, which outlives them."""
-    if store.add("parting", 1) == size:
+    if store.add("parting", 1) == count():
         store.set("all part", "")
     store.wait(["all part"], _PATIENCE)
 

@@ -22,7 +22,7 @@ from runtime.anytime import measured
 from runtime.bundle import Bundle
 from runtime.controller import Controller
 from runtime.errors import ContractError
-from runtime.loop import Pacer, sleep_until
+from runtime.loop import Follower, Pacer, sleep_until
 from runtime.safety import Request, Status
 from runtime.telemetry import labels, pack, pack_state
 
@@ -32,7 +32,6 @@ STATE_PERIOD = 100
 """Ticks between two records of the carried state."""
 _PATIENCE, _PATIENCE_NS = 0.2, 2_000_000  # from when the last sensor is expected to the deadline: a share of a period
 _EARLY = 0.25  # of that: a tick begins this long before the last sensor is expected at the earliest
-_FOLLOW = 0.05  # of what the last sensor came too early or late: it is expected so the next time
 _ENGAGE_S = 1.0
 _GUARD_MS = 100.0
 _SILENCE_NS = 1_000_000_000
@@ -115,11 +114,12 @@ class ControlLoop:
         """Begin an activation: nothing is carried over from the one before."""
         self.activation += 1
         self.controller.reset()
-        self.sensors.restart()
         self.statistics = Statistics()
         self._changes = ChangeLog(self._logger, self.contract)
         self._pacer = Pacer(self.rate_hz)
         self._patience_ns = min(round(_PATIENCE * self._pacer.period_ns), _PATIENCE_NS)
+        self.sensors.restart(self._pacer.period_ns)
+        self._follower = Follower(self._pacer.period_ns, self._patience_ns)
         self._tick = self._late_in_a_row = 0
         self._engaged = self._complained = False
         self._started_ns = time.monotonic_ns()
@@ -136,13 +136,13 @@ class ControlLoop:
         The tick begins as soon as the readings of its period are in, and at its deadline at the latest.
         """
         expected_ns = self._expected_ns
-        self.sensors.await_period(self._pacer.deadline_ns)
+        self.sensors.await_period(expected_ns, self._pacer.deadline_ns)
         sleep_until(self.earliest_ns)
         begin_ns = self._pacer.begin()
         self.sensors.poll()
         if self._engaged:
             self._run_tick(begin_ns)
-            self._follow(self.sensors.end_period(), expected_ns)
+            self._pacer.deadline_ns += self._follower.shift_ns(expected_ns, self.sensors.end_period())
         else:
             self._check_robot()
 
@@ -150,14 +150,6 @@ class ControlLoop:
     def _expected_ns(self) -> int:
         """When the last sensor of this period is expected."""
         return self._pacer.deadline_ns - self._patience_ns
-
-    def _follow(self, arrival_ns: int | None, expected_ns: int) -> None:
-        """Keep step with the robot's clock, which runs a little faster or slower than ours."""
-        if arrival_ns is None:
-            return
-        period_ns = self._pacer.period_ns
-        error_ns = (arrival_ns - expected_ns + period_ns // 2) % period_ns - period_ns // 2
-        self._pacer.deadline_ns += round(_FOLLOW * min(max(error_ns, -self._patience_ns), self._patience_ns))
 
     def _check_robot(self) -> None:
         """Wait for the names of all commanded joints; then tick 0 is due, in step with the robot's joint states."""

@@ -17,7 +17,7 @@ from runtime.messages import deliver
 from runtime.messages import topics as observed
 from runtime.sample import Sample
 
-_STEADY = 5  # periods with one message each, after which the next one is waited for
+_STEADY = 5  # messages in a row that are about a period apart, after which the next one is waited for
 _GRACE_NS = 500_000_000  # joint states may come from several publishers, each with some of the joints
 
 
@@ -34,15 +34,28 @@ class _Topic:
     has_names: bool
     header_ns: int | None = None
     received_ns: int = 0
-    count: int = 0
-    """Messages in this period."""
     streak: int = 0
-    """Periods in a row with exactly one."""
+    """Messages in a row that came half a period to one and a half after the one before."""
+
+    heard: bool = False
+    """Whether a message came in this period."""
 
     def restart(self) -> None:
         self.subscription.discard()
         self.header_ns = None
-        self.received_ns = self.count = self.streak = 0
+        self.received_ns = self.streak = 0
+        self.heard = False
+
+    def receive(self, received_ns: int, period_ns: int) -> None:
+        gap_ns = received_ns - self.received_ns
+        self.streak = self.streak + 1 if period_ns < 2 * gap_ns < 3 * period_ns else 0
+        self.received_ns = received_ns
+        self.heard = True
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether it sends a message a period."""
+        return self.streak >= _STEADY
 
 
 class Sensors:
@@ -55,6 +68,7 @@ class Sensors:
         """
         self.sample = Sample(contract)
         self.robot = RobotCheck(contract)
+        self._period_ns = 0
         self._clock = clock
         slices = contract.layout.slices
         self._topics = [
@@ -69,8 +83,9 @@ class Sensors:
         self._waiter = topics.waiter([t.subscription for t in self._topics])
         self.robot.topics = [t.subscription.topic for t in self._topics if t.has_names]
 
-    def restart(self) -> None:
-        """Forget every reading, also those that wait."""
+    def restart(self, period_ns: int) -> None:
+        """Forget every reading, also those that wait; from now on there is a tick in every `period_ns`."""
+        self._period_ns = period_ns
         for topic in self._topics:
             topic.restart()
         self.sample.clear()
@@ -81,31 +96,34 @@ class Sensors:
         for topic in self._topics:
             for message, received_ns in topic.subscription.take():
                 deliver(message, topic.observations, self.sample, received_ns)
-                topic.header_ns, topic.received_ns = stamp_ns(message), received_ns
-                topic.count += 1
+                topic.header_ns = stamp_ns(message)
+                topic.receive(received_ns, self._period_ns)
                 if topic.has_names:
                     self.robot.saw(message.name, received_ns)
 
-    def await_period(self, deadline_ns: int) -> None:
-        """Poll until every topic that has sent one message in each of the last periods has sent the one of this.
+    def await_period(self, expected_ns: int, deadline_ns: int) -> None:
+        """Poll until every topic that sends a message a period, and sent one in the last, has sent the one of this.
 
-        At most to `deadline_ns` of the steady clock, and to it if there is no such topic.
+        That is one received no sooner than three quarters of a period before `expected_ns` of the steady clock: one
+        that came before that is late, and of the last period. At most to `deadline_ns`, and to it if there is no such
+        topic.
         """
+        since_ns = expected_ns - 3 * self._period_ns // 4
         self.poll()
-        while not self._complete and self._waiter.until(deadline_ns):
+        while not self._complete(since_ns) and self._waiter.until(deadline_ns):
             self.poll()
 
-    @property
-    def _complete(self) -> bool:
-        steady = [t.count > 0 for t in self._topics if t.streak >= _STEADY]
-        return bool(steady) and all(steady)
+    def _complete(self, since_ns: int) -> bool:
+        last_ns = since_ns - self._period_ns
+        awaited = [t.received_ns >= since_ns for t in self._topics if t.is_steady and t.received_ns >= last_ns]
+        return bool(awaited) and all(awaited)
 
     def end_period(self) -> int | None:
-        """Begin the next period. Returns when the last of the messages that were waited for came; None if none was."""
+        """When the last message of this period came, of topics that send one a period; None if none came."""
+        arrivals = [t.received_ns for t in self._topics if t.heard and t.is_steady]
         for topic in self._topics:
-            topic.streak = topic.streak + 1 if topic.count == 1 else 0
-            topic.count = 0
-        return max((t.received_ns for t in self._topics if t.streak > _STEADY), default=None)
+            topic.heard = False
+        return max(arrivals, default=None)
 
     def latency_us(self, believed: np.ndarray) -> float:
         """Microseconds from the newest header stamp among the topics with a believed channel to now.

@@ -14,9 +14,11 @@ from runtime.loop import Pacer, sleep_until
 from runtime.messages import topics
 from sim.tasks import task_class
 
+STALL_NS = 4_000_000
+
 
 class SteadyRobot(Node):
-    """As steady as the system permits."""
+    """As steady as the system permits, but for the stalls that it is asked for."""
 
     def __init__(self) -> None:
         super().__init__("robot")
@@ -27,11 +29,14 @@ class SteadyRobot(Node):
             n: self.create_publisher(MESSAGE_TYPES[k], n, 10) for n, (k, _) in self._topics.items()
         }
         self._pacer = Pacer(float(self.declare_parameter("rate_hz", 100.0).value))
+        self._stall_every = int(self.declare_parameter("stall_every", 0).value)
         go_realtime(self)
 
     def cycle(self, spinner: Spinner) -> None:
         sleep_until(self._pacer.deadline_ns)
         self._pacer.begin()
+        if self._stall_every and self._pacer.ticks % self._stall_every == 0:
+            sleep_until(self._pacer.deadline_ns + STALL_NS)
         stamp = self.get_clock().now()
         for topic, (kind, observations) in self._topics.items():
             message = sensor_message(kind, [(o, np.array(o.mean)) for o in observations], stamp)

@@ -17,6 +17,7 @@ from rosbags.highlevel import AnyReader
 from ros_nodes.demo import run_demo
 from ros_nodes.session import Session
 from runtime.errors import BundleError, GanglionError
+from runtime.telemetry import unpack
 from tests.tiny_bundle import tiny_contract
 
 pytestmark = pytest.mark.timed
@@ -43,7 +44,6 @@ def test_the_demo_end_to_end(tmp_path: Path, kuka: Path) -> None:
         assert 0 < result[key]["p50"] <= result[key]["p99"] <= result[key]["max"]
     assert [p["refine"] for p in result["phases"]] == [2, 0, 2, 0]
     assert [p["masked_channels"] for p in result["phases"]] == [0, 0, 4, 4]
-    assert [round(p["free_energy_mean"], 2) for p in result["phases"]] == [3, 1, 3, 1]
     assert (out / "demo.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert list(out.glob(".*")) == []
     _check_against_the_bag(out / "bag", result)
@@ -60,6 +60,11 @@ def _check_against_the_bag(bag: Path, result: dict[str, Any]) -> None:
     keys = [("nominal", "k_default"), ("nominal", "k0"), ("faulted", "k_default"), ("faulted", "k0")]
     periods, rates = [], []
     for activation, (phase, column) in enumerate(keys, start=1):
+        numbers = result["phases"][activation - 1]
+        ticks = [unpack(KUKA, data) for topic, _, data in read if topic == "/controller/telemetry"]
+        steps = [tick.steps for tick in ticks if tick.activation == activation]
+        assert np.median(steps) == numbers["refine"]  # a stalled machine has no time for them in a few
+        assert numbers["free_energy_mean"] == pytest.approx(1 + np.mean(steps), rel=1e-9)
         times = [t for topic, t, data in read if topic == "/controller/telemetry" and data[0] == activation]
         assert times[-1] - times[0] == pytest.approx(1.0, abs=0.1)
         periods.append(np.diff(times))

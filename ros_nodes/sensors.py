@@ -36,7 +36,6 @@ class _Topic:
     received_ns: int = 0
     streak: int = 0
     """Messages in a row that came half a period to one and a half after the one before."""
-
     heard: bool = False
     """Whether a message came in this period."""
 
@@ -119,7 +118,10 @@ class Sensors:
         return bool(awaited) and all(awaited)
 
     def end_period(self) -> int | None:
-        """When the last message of this period came, of topics that send one a period; None if none came."""
+        """Begin the next period. Returns when the last message of this one came, of topics that send one a period.
+
+        None if none came.
+        """
         arrivals = [t.received_ns for t in self._topics if t.heard and t.is_steady]
         for topic in self._topics:
             topic.heard = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from std_srvs.srv import Trigger
 
 from ros_nodes.session import Session
 from runtime.safety import Status
+from runtime.telemetry import Tick
 from tests.ros_nodes.harness import PERIOD_NS, FakeRobot, start_controller
 from tests.tiny_bundle import tiny_contract
 
@@ -27,34 +29,31 @@ def listen(session: Session) -> FakeRobot:
     return listener
 
 
-@pytest.mark.parametrize("rate_hz", [99.4, 100.0, 100.6])
-def test_a_tick_follows_its_readings_whatever_the_robot_s_clock(session: Session, kuka: Path, rate_hz: float) -> None:
+def ticks_beside(robot: dict[str, Any], session: Session, kuka: Path) -> tuple[list[Tick], np.ndarray, np.ndarray]:
+    """Ticks of 4 s, and of each the time of its newest reading and how long that had waited, both (T,) ns."""
     listener = listen(session)
-    session.start("tests.ros_nodes.steady_robot", {"rate_hz": rate_hz})
+    session.start("tests.ros_nodes.steady_robot", robot)
     start_controller(session, kuka)
     listener.wait_for(Status.ACTIVE)
     session.spin(1.0)
     listener.ticks.clear()
     session.spin(4.0)  # in which clocks that are 0.6 % apart part by two periods
     newest = np.array([t.stamp_ns.max() for t in listener.ticks])
-    wait = np.array([t.now_ns for t in listener.ticks]) - newest
+    return listener.ticks, newest, np.array([t.now_ns for t in listener.ticks]) - newest
+
+
+@pytest.mark.parametrize("rate_hz", [99.4, 100.0, 100.6])
+def test_a_tick_follows_its_readings_whatever_the_robot_s_clock(session: Session, kuka: Path, rate_hz: float) -> None:
+    ticks, newest, wait = ticks_beside({"rate_hz": rate_hz}, session, kuka)
     assert np.median(wait) < DEADLINE_NS
     assert np.median(np.diff(newest)) == pytest.approx(1e9 / rate_hz, rel=0.01)
     assert (np.diff(newest) == 0).mean() < 0.05, "ticks without a new reading"
-    assert np.mean([np.ptp(t.stamp_ns) < PERIOD_NS / 2 for t in listener.ticks]) > 0.9, "readings of one period"
+    assert np.mean([np.ptp(t.stamp_ns) < PERIOD_NS / 2 for t in ticks]) > 0.9, "readings of one period"
 
 
 def test_a_robot_that_stalls_often_is_followed_all_the_same(session: Session, kuka: Path) -> None:
     """Every fourth of its periods is later than a tick waits for it; those between are not."""
-    listener = listen(session)
-    session.start("tests.ros_nodes.steady_robot", {"rate_hz": 99.4, "stall_every": 4})
-    start_controller(session, kuka)
-    listener.wait_for(Status.ACTIVE)
-    session.spin(1.0)
-    listener.ticks.clear()
-    session.spin(4.0)
-    newest = np.array([t.stamp_ns.max() for t in listener.ticks])
-    wait = np.array([t.now_ns for t in listener.ticks]) - newest
+    _, newest, wait = ticks_beside({"rate_hz": 99.4, "stall_every": 4}, session, kuka)
     assert np.median(wait) < DEADLINE_NS
     assert (np.diff(newest) == 0).mean() == pytest.approx(0.25, abs=0.1), "ticks that could wait no longer"
 
